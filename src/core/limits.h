@@ -1,0 +1,33 @@
+#pragma once
+// Every bound of blk in one place, with its reason.
+#include <cstddef>
+#include <cstdint>
+
+namespace blk::limits {
+
+inline constexpr uint64_t kDiskBytesMax = INT64_MAX;  // offsets fit off_t, as every peer's do
+
+// A request's payload. 64 MiB is what nbdkit takes; 32 MiB is what peers use when nothing is said.
+inline constexpr uint32_t kRequestBytesMax = 64u << 20;
+inline constexpr uint32_t kRequestBytesDefaultMax = 32u << 20;
+inline constexpr uint32_t kPreferredBlockBytes = 4096;
+
+// One connection. Requests in flight bound the coroutines and buffers that a client can hold.
+inline constexpr size_t kRequestsInFlightMax = 256;
+inline constexpr size_t kReceiveBufferBytes = 256u << 10;
+// A reply chunk with extents: the protocol advises at most 2^20 descriptors; we stay far below.
+inline constexpr size_t kStatusExtentsMax = 4096;
+
+// Handshake.
+inline constexpr size_t kStringBytesMax = 4096;  // NBD protocol, "Values": strings
+inline constexpr size_t kOptionBytesMax = 64u << 10;
+inline constexpr size_t kOptionsMax = 1024;
+inline constexpr int kHandshakeSecondsMax = 60;
+
+inline constexpr uint64_t kMemoryBytesDefault = 1ull << 30;    // request buffers, queues; --memory
+inline constexpr uint64_t kConnectionReserveBytes = 1u << 20;  // always granted to a connection
+inline constexpr int kConnectionsMax = 4096;
+inline constexpr int kOffloadThreadsMax = 64;
+inline constexpr int kLoopsMax = 64;
+
+}  // namespace blk::limits

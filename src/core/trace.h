@@ -1,0 +1,26 @@
+#pragma once
+// The log: errors always, debug messages with -v. One line a call, to standard error (or where
+// SetLogSink says). Any thread.
+#include <functional>
+#include <string_view>
+
+#include "absl/strings/str_cat.h"
+
+namespace blk {
+
+void SetVerbose(bool verbose);
+bool Verbose();
+// Every line, with its end of line, goes to `sink` instead. Before threads start.
+void SetLogSink(std::function<void(std::string_view line)> sink);
+// "blk: " by default; "nbdkit: " under that name.
+void SetLogPrefix(std::string_view prefix);
+
+void LogError(std::string_view message);
+void LogDebugLine(std::string_view message);
+
+template <typename... Args>
+void LogDebug(const Args&... args) {
+  if (Verbose()) LogDebugLine(absl::StrCat(args...));
+}
+
+}  // namespace blk

@@ -1,0 +1,184 @@
+#include "src/core/loop.h"
+
+#include <doctest/doctest.h>
+#include <unistd.h>
+
+#include <thread>
+
+#include "src/core/scope.h"
+#include "src/core/stream.h"
+#include "src/core/sync.h"
+
+using namespace blk;
+
+namespace {
+
+Task<int> Ready(int value) { return value; }
+Task<int> Double(Task<int> task) { co_return 2 * co_await std::move(task); }
+
+Task<absl::Status> Nested(int depth) {
+  if (depth == 0) co_return absl::OkStatus();
+  BLK_CO_RETURN_IF_ERROR(co_await Nested(depth - 1));
+  co_return absl::OkStatus();
+}
+
+Task<int> Sum(int a) {
+  int sum = co_await Double(Ready(a));
+  co_await Yield();
+  sum += co_await Double(Double(Ready(1)));
+  BLK_CHECK((co_await Nested(10000)).ok());
+  co_return sum;
+}
+
+Task<void> SleepThenAppend(int64_t ns, std::vector<int>* order, int value) {
+  (void)co_await Loop::Current()->Sleep(ns);
+  order->push_back(value);
+}
+
+Task<bool> SleepsEndInOrder() {
+  std::vector<int> order;
+  TaskScope scope;
+  scope.Spawn(SleepThenAppend(20'000'000, &order, 3));
+  scope.Spawn(SleepThenAppend(1'000'000, &order, 1));
+  scope.Spawn(SleepThenAppend(10'000'000, &order, 2));
+  co_await scope.Join();
+  co_return order == std::vector<int>{1, 2, 3};
+}
+
+Task<void> StopAfter(int64_t ns, std::stop_source source) {
+  (void)co_await Loop::Current()->Sleep(ns);
+  source.request_stop();
+}
+
+Task<absl::Status> StoppedSleep(bool from_other_thread) {
+  std::stop_source source;
+  std::stop_token token = source.get_token();
+  TaskScope scope;
+  std::jthread thread;
+  if (from_other_thread) {
+    thread = std::jthread([&] {
+      usleep(1000);
+      source.request_stop();
+    });
+  } else {
+    scope.Spawn(StopAfter(1'000'000, source));
+  }
+  absl::Status status = co_await Loop::Current()->Sleep(3600'000'000'000, &token);
+  co_await scope.Join();
+  co_return status;
+}
+
+struct Counters {
+  int inside = 0, most = 0, done = 0;
+};
+Task<void> Critical(Mutex* mutex, Counters* counters) {
+  MutexGuard guard = co_await mutex->Lock();
+  counters->most = std::max(counters->most, ++counters->inside);
+  co_await Yield();
+  --counters->inside;
+  ++counters->done;
+}
+Task<void> CriticalOn(Loop* loop, Mutex* mutex, Counters* counters) {
+  co_await RunOn(loop, Critical(mutex, counters));
+}
+Task<Counters> MutexOverLoops(LoopPool* pool) {
+  Mutex mutex;
+  Counters counters;
+  TaskScope scope;
+  for (int i = 0; i < 1000; ++i)
+    scope.Spawn(CriticalOn(pool->loop(i % pool->size()), &mutex, &counters));
+  co_await scope.Join();
+  co_return counters;
+}
+
+Task<bool> OffloadComesBack() {
+  std::thread::id here = std::this_thread::get_id(), there;
+  co_await Loop::Current()->Offload([&] { there = std::this_thread::get_id(); });
+  co_return here == std::this_thread::get_id() && there != here;
+}
+
+Task<void> EchoServer(int fd, bool* done) {
+  auto watch = Loop::Current()->WatchDescriptor(fd);
+  auto connection = co_await Accept(fd, watch.get());
+  BLK_CHECK(connection.ok());
+  StreamPtr stream = MakeSocketStream(*connection);
+  std::vector<char> buffer(100'000);
+  for (;;) {
+    auto got = co_await stream->ReadSome(buffer);
+    BLK_CHECK(got.ok());
+    if (*got == 0) break;
+    iovec part{buffer.data(), *got};
+    BLK_CHECK((co_await stream->WriteAll({&part, 1})).ok());
+  }
+  *done = true;
+}
+
+Task<void> SendAll(Stream* stream, const std::string* bytes) {
+  std::vector<iovec> parts;
+  for (size_t at = 0; at < bytes->size(); at += 777)
+    parts.push_back(
+        {const_cast<char*>(bytes->data()) + at, std::min<size_t>(777, bytes->size() - at)});
+  BLK_CHECK((co_await stream->WriteAll(parts)).ok());
+  stream->ShutdownWrite();
+}
+
+Task<bool> Echo(std::string path) {
+  auto fd = ListenUnix(path);
+  BLK_CHECK(fd.ok());
+  bool done = false;
+  TaskScope scope;
+  scope.Spawn(EchoServer(*fd, &done));
+  auto stream = co_await ConnectUnix(path);
+  BLK_CHECK(stream.ok());
+  std::string sent;
+  for (int i = 0; i < 3'000'000; ++i) sent += static_cast<char>(i * 7919 >> 5);
+  scope.Spawn(SendAll(stream->get(), &sent));
+  BufferedReader reader(stream->get());
+  std::string got(sent.size(), 0);
+  BLK_CHECK((co_await reader.ReadExactly(std::span(got).first(1'000'001))).ok());
+  BLK_CHECK((co_await reader.ReadExactly(std::span(got).subspan(1'000'001))).ok());
+  char more;
+  absl::Status at_end = co_await reader.ReadExactly({&more, 1});
+  co_await scope.Join();
+  close(*fd);
+  unlink(path.c_str());
+  co_return done&& got == sent&& ErrnoOf(at_end) == ECONNRESET;
+}
+
+}  // namespace
+
+TEST_CASE("tasks nest, are ready without a frame, and unwind deep chains") {
+  LoopPool pool(1);
+  CHECK(pool.RunMain(Sum(21)) == 46);
+}
+TEST_CASE("sleeps end in the order of their times") {
+  LoopPool pool(1);
+  CHECK(pool.RunMain(SleepsEndInOrder()));
+}
+TEST_CASE("a sleep ends when stop is requested, here or on another thread") {
+  for (bool other : {false, true}) {
+    LoopPool pool(1);
+    CHECK(ErrnoOf(pool.RunMain(StoppedSleep(other))) == ECANCELED);
+  }
+}
+TEST_CASE("a mutex lets one in at a time over several loops") {
+  LoopPool pool(3);
+  Counters counters = pool.RunMain(MutexOverLoops(&pool));
+  CHECK(counters.done == 1000);
+  CHECK(counters.most == 1);
+}
+TEST_CASE("offloaded work runs elsewhere and resumes here") {
+  LoopPool pool(2);
+  CHECK(pool.RunMain(OffloadComesBack()));
+}
+TEST_CASE("three megabytes go through a socket and back unchanged") {
+  char dir[] = "/tmp/blk-XXXXXX";
+  REQUIRE(mkdtemp(dir) != nullptr);
+  LoopPool pool(1);
+  CHECK(pool.RunMain(Echo(std::string(dir) + "/s")));
+  rmdir(dir);
+}
+TEST_CASE("a socket path that is too long is an error that says so") {
+  auto fd = ListenUnix(std::string(200, 'x'));
+  CHECK(ErrnoOf(fd.status()) == ENAMETOOLONG);
+}
