@@ -19,9 +19,6 @@ inline constexpr size_t kReceiveBufferBytes = 256u << 10;
 inline constexpr size_t kStatusExtentsMax = 4096;
 
 // Handshake.
-inline constexpr size_t kStringBytesMax = 4096;  // NBD protocol, "Values": strings
-inline constexpr size_t kOptionBytesMax = 64u << 10;
-inline constexpr size_t kOptionsMax = 1024;
 inline constexpr int kHandshakeSecondsMax = 60;
 
 inline constexpr uint64_t kMemoryBytesDefault = 1ull << 30;    // request buffers, queues; --memory

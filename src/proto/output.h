@@ -1,0 +1,61 @@
+#pragma once
+// Output: messages that wait to be sent in one gathered send, and what owns their bytes. A plain
+// value of one session; two of them take turns (one is sent while the other fills), so that steady
+// state allocates nothing.
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "src/core/buffer.h"
+#include "src/core/device.h"
+
+namespace blk::nbd {
+
+struct Output {
+  static constexpr size_t kArenaBytes = 32 << 10;
+
+  std::vector<iovec> parts;  // in the order of sending
+  std::vector<Buffer> buffers;
+  std::vector<Loan> loans;
+  size_t requests = 0;   // for the session's accounts: replies in here,
+  uint64_t charged = 0;  // and the budget that they hold
+
+  bool empty() const { return parts.empty(); }
+
+  // `bytes` (at most kArenaBytes) to be filled in, for headers and small payloads.
+  char* Append(size_t bytes) {
+    if (arena_used_ + bytes > kArenaBytes) {
+      arenas_.emplace_back(kArenaBytes);
+      arena_used_ = 0;
+    }
+    char* at = arenas_.back().data() + arena_used_;
+    arena_used_ += bytes;
+    if (!parts.empty() && static_cast<char*>(parts.back().iov_base) + parts.back().iov_len == at) {
+      parts.back().iov_len += bytes;
+    } else {
+      parts.push_back({at, bytes});
+    }
+    return at;
+  }
+
+  // Bytes that somebody else owns until they are sent.
+  void AppendBytes(const void* data, size_t bytes) {
+    parts.push_back({const_cast<void*>(data), bytes});
+  }
+
+  void Clear() {
+    parts.clear();
+    buffers.clear();
+    loans.clear();
+    if (arenas_.size() > 1) arenas_.resize(1);
+    arena_used_ = arenas_.empty() ? kArenaBytes : 0;
+    requests = 0;
+    charged = 0;
+  }
+
+ private:
+  std::vector<Buffer> arenas_;
+  size_t arena_used_ = kArenaBytes;
+};
+
+}  // namespace blk::nbd

@@ -1,0 +1,341 @@
+#include "src/proto/session_client.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace blk::nbd {
+namespace {
+
+// Replies are received into this; large data goes straight to where it is wanted.
+constexpr size_t kBufferBytes = 256 << 10;
+
+absl::Status ProtocolError(std::string_view what) {
+  return ErrnoErrorAsIs(EPROTO, absl::StrCat("the NBD server broke the protocol: ", what));
+}
+
+uint16_t CommandFlags(uint32_t flags) {
+  uint16_t result = 0;
+  if (flags & kFua) result |= kCmdFlagFua;
+  if (flags & kFastZero) result |= kCmdFlagFastZero;
+  if (flags & kNoHole) result |= kCmdFlagNoHole;
+  if (flags & kRequestOne) result |= kCmdFlagReqOne;
+  return result;
+}
+
+}  // namespace
+
+ClientSession::ClientSession(StreamPtr stream, std::span<const char> leftover,
+                             ClientSessionOptions options)
+    : stream_(std::move(stream)),
+      reader_(stream_.get(), kBufferBytes),
+      options_(std::move(options)),
+      slots_(options_.requests_in_flight_max),
+      room_(options_.requests_in_flight_max) {
+  reader_.Preload(leftover);
+  for (size_t i = slots_.size(); i-- > 0;) free_slots_.push_back(i);
+}
+
+ClientSession::~ClientSession() { BLK_CHECK(scope_.running() == 0); }
+
+void ClientSession::Start() { scope_.Spawn(Receive()); }
+
+// ---- Requests
+
+Task<absl::Status> ClientSession::Read(uint64_t offset, std::span<char> into) {
+  return Send(kCmdRead, 0, offset, into.size(), {}, into.data(), nullptr, 0);
+}
+Task<absl::Status> ClientSession::Write(uint64_t offset, std::span<const char> from,
+                                        uint32_t flags) {
+  return Send(kCmdWrite, CommandFlags(flags), offset, from.size(), from, nullptr, nullptr, 0);
+}
+Task<absl::Status> ClientSession::Flush() {
+  return Send(kCmdFlush, 0, 0, 0, {}, nullptr, nullptr, 0);
+}
+Task<absl::Status> ClientSession::Trim(uint64_t offset, uint64_t length, uint32_t flags) {
+  return Send(kCmdTrim, CommandFlags(flags), offset, length, {}, nullptr, nullptr, 0);
+}
+Task<absl::Status> ClientSession::Zero(uint64_t offset, uint64_t length, uint32_t flags) {
+  return Send(kCmdWriteZeroes, CommandFlags(flags), offset, length, {}, nullptr, nullptr, 0);
+}
+Task<absl::Status> ClientSession::Cache(uint64_t offset, uint64_t length) {
+  return Send(kCmdCache, 0, offset, length, {}, nullptr, nullptr, 0);
+}
+
+Task<absl::Status> ClientSession::Extents(std::string_view context, ExtentList* list,
+                                          uint32_t flags) {
+  for (const MetaContext& known : options_.contexts) {
+    if (known.name != context) continue;
+    return Send(kCmdBlockStatus, CommandFlags(flags), list->next(), list->end() - list->next(), {},
+                nullptr, list, known.id);
+  }
+  return ErrnoErrorAsIs(EOPNOTSUPP,
+                        absl::StrCat("the NBD server has no metadata context ", context));
+}
+
+size_t ClientSession::TakeSlot() {
+  size_t index = free_slots_.back();
+  free_slots_.pop_back();
+  return index;
+}
+
+Task<absl::Status> ClientSession::Send(uint16_t type, uint16_t flags, uint64_t offset,
+                                       uint64_t length, std::span<const char> payload, char* into,
+                                       ExtentList* list, uint32_t context_id) {
+  co_await room_.Acquire();
+  if (!failure_.ok() || closing_) {
+    room_.Release();
+    co_return failure_.ok() ? ErrnoErrorAsIs(ESHUTDOWN, "the NBD connection was closed") : failure_;
+  }
+  size_t index = TakeSlot();
+  Slot& slot = slots_[index];
+  ++slot.generation;
+  slot.type = type;
+  slot.offset = offset;
+  slot.length = length;
+  slot.into = into;
+  slot.received = 0;
+  slot.list = list;
+  slot.context_id = context_id;
+  slot.has_list = false;
+  slot.status = absl::OkStatus();
+  slot.busy = true;
+  ++in_flight_;
+  StoreRequestOf(slot, index, flags, payload);
+  FlushSoon();
+  struct Awaiter {
+    Slot& slot;
+    bool await_ready() const noexcept { return !slot.busy; }
+    void await_suspend(std::coroutine_handle<> handle) const noexcept { slot.waiter = handle; }
+    void await_resume() const noexcept {}
+  };
+  co_await Awaiter{slot};
+  absl::Status status = std::move(slot.status);
+  free_slots_.push_back(index);
+  --in_flight_;
+  room_.Release();
+  co_return status;
+}
+
+void ClientSession::StoreRequestOf(const Slot& slot, size_t index, uint16_t flags,
+                                   std::span<const char> payload) {
+  Request request{.flags = flags,
+                  .type = slot.type,
+                  .cookie = uint64_t{slot.generation} << 32 | index,
+                  .offset = slot.offset,
+                  .length = slot.length};
+  if (options_.style == ReplyStyle::kExtended) {
+    if (slot.type == kCmdWrite) request.flags |= kCmdFlagPayloadLen;
+    StoreExtendedRequest(pending_.Append(kExtendedRequestBytes), request);
+  } else {
+    BLK_CHECK(request.length <= UINT32_MAX);
+    StoreRequest(pending_.Append(kRequestBytes), request);
+  }
+  if (!payload.empty()) pending_.AppendBytes(payload.data(), payload.size());
+}
+
+void ClientSession::FlushSoon() {
+  if (flushing_ || std::exchange(flush_scheduled_, true)) return;
+  scope_.Spawn(FlushLater());
+}
+
+Task<void> ClientSession::FlushLater() {
+  co_await Yield();
+  flush_scheduled_ = false;
+  if (!flushing_) co_await FlushLoop();
+}
+
+Task<void> ClientSession::FlushLoop() {
+  flushing_ = true;
+  while (!pending_.empty()) {
+    std::swap(pending_, sending_);
+    if (failure_.ok()) {
+      absl::Status status = co_await stream_->WriteAll(sending_.parts);
+      if (!status.ok()) Fail(status);
+    }
+    sending_.Clear();
+  }
+  flushing_ = false;
+}
+
+// ---- Replies
+
+Task<void> ClientSession::Receive() {
+  absl::Status status = co_await ReceiveReplies();
+  if (status.ok()) {
+    status = closing_ && in_flight_ == 0
+                 ? ErrnoErrorAsIs(ESHUTDOWN, "the NBD connection was closed")
+                 : ErrnoErrorAsIs(ECONNRESET, "the NBD server closed the connection");
+  }
+  Fail(status);
+}
+
+// Ends with OK at the end of the stream.
+Task<absl::Status> ClientSession::ReceiveReplies() {
+  for (;;) {
+    // A header of any kind, or as much of it as there is.
+    std::span<char> bytes = reader_.buffered();
+    struct Reply reply;
+    ParseResult parsed =
+        bytes.empty() ? ParseResult::kShort : ParseReply(bytes, options_.style, reply);
+    if (parsed == ParseResult::kBadMagic)
+      co_return ProtocolError("a reply with a wrong magic number");
+    if (parsed == ParseResult::kShort) {
+      bool within = !bytes.empty();
+      BLK_CO_ASSIGN_OR_RETURN(bool more, co_await reader_.Fill());
+      if (more) continue;
+      if (within)
+        co_return ErrnoErrorAsIs(ECONNRESET, "the NBD server left in the middle of a reply");
+      co_return absl::OkStatus();
+    }
+    reader_.Consume(reply.header_bytes);
+    BLK_CO_RETURN_IF_ERROR(co_await TakeReply(reply));
+  }
+}
+
+absl::StatusOr<ClientSession::Slot*> ClientSession::SlotOf(uint64_t cookie) {
+  size_t index = cookie & 0xffffffff;
+  if (index < slots_.size() && slots_[index].busy && slots_[index].generation == cookie >> 32)
+    return &slots_[index];
+  return ProtocolError("a reply to no request");
+}
+
+Task<absl::Status> ClientSession::TakeReply(const struct Reply& reply) {
+  BLK_CO_ASSIGN_OR_RETURN(Slot * slot, SlotOf(reply.cookie));
+  if (reply.simple) {
+    if (reply.error) {
+      slot->status = ErrnoError(ErrnoFromWireError(reply.error), "the NBD server answered");
+    } else if (slot->type == kCmdRead) {
+      if (options_.style != ReplyStyle::kSimple)
+        co_return ProtocolError("a simple reply to a structured read");
+      BLK_CO_RETURN_IF_ERROR(co_await TakeData(slot, slot->offset, slot->length));
+    } else if (slot->type == kCmdBlockStatus) {
+      co_return ProtocolError("a simple reply to a block status request");
+    }
+    Complete(slot);
+    co_return absl::OkStatus();
+  }
+  if (reply.type == kChunkOffsetData) {
+    if (reply.length <= kOffsetDataHeaderBytes) co_return ProtocolError("an empty data chunk");
+    char at[kOffsetDataHeaderBytes];
+    BLK_CO_RETURN_IF_ERROR(co_await reader_.ReadExactly(at));
+    BLK_CO_RETURN_IF_ERROR(
+        co_await TakeData(slot, LoadOffsetData(at), reply.length - kOffsetDataHeaderBytes));
+  } else {
+    // What else there is, is small: at most as many extents as a server should send.
+    constexpr uint64_t kPayloadBytesMax =
+        kBlockStatusExtHeaderBytes + uint64_t{kBlockStatusExtentsMax} * kBlockStatusExtExtentBytes;
+    if (reply.length > kPayloadBytesMax) co_return ProtocolError("a chunk that is too large");
+    Buffer payload(reply.length);
+    BLK_CO_RETURN_IF_ERROR(co_await reader_.ReadExactly(payload.span()));
+    if (reply.type == kChunkNone) {
+      if (reply.length != 0) co_return ProtocolError("a NONE chunk with a payload");
+    } else if (reply.type == kChunkOffsetHole) {
+      BLK_CO_RETURN_IF_ERROR(TakeHole(slot, payload.span()));
+    } else if (reply.type == kChunkBlockStatus || reply.type == kChunkBlockStatusExt) {
+      BLK_CO_RETURN_IF_ERROR(TakeStatus(slot, reply.type, payload.span()));
+    } else if (IsErrorChunk(reply.type)) {
+      BLK_CO_RETURN_IF_ERROR(TakeError(slot, reply.type, payload.span()));
+    } else {
+      co_return ProtocolError("a chunk of an unknown type");
+    }
+  }
+  if (reply.flags & kChunkFlagDone) {
+    if (slot->status.ok() && slot->type == kCmdRead && slot->received != slot->length)
+      co_return ProtocolError("a read without all its bytes");
+    if (slot->status.ok() && slot->type == kCmdBlockStatus && !slot->has_list)
+      slot->status = ErrnoErrorAsIs(EIO, "the NBD server gave no extents");
+    Complete(slot);
+  }
+  co_return absl::OkStatus();
+}
+
+Task<absl::Status> ClientSession::TakeData(Slot* slot, uint64_t offset, uint64_t length) {
+  if (slot->type != kCmdRead || offset < slot->offset || offset - slot->offset > slot->length ||
+      length > slot->length - (offset - slot->offset) || length > slot->length - slot->received)
+    return ProtocolError("data that was not asked for");
+  slot->received += length;
+  return reader_.ReadExactly({slot->into + (offset - slot->offset), length});
+}
+
+absl::Status ClientSession::TakeHole(Slot* slot, std::span<const char> payload) {
+  auto hole = ParseOffsetHole(payload);
+  if (!hole || slot->type != kCmdRead || hole->offset < slot->offset ||
+      hole->offset - slot->offset > slot->length ||
+      hole->length > slot->length - (hole->offset - slot->offset) ||
+      hole->length > slot->length - slot->received)
+    return ProtocolError("a hole that was not asked for");
+  std::memset(slot->into + (hole->offset - slot->offset), 0, hole->length);
+  slot->received += hole->length;
+  return absl::OkStatus();
+}
+
+absl::Status ClientSession::TakeStatus(Slot* slot, uint16_t type, std::span<const char> payload) {
+  auto view = BlockStatusView::Parse(type, payload);
+  if (!view || slot->type != kCmdBlockStatus) return ProtocolError("a bad block status chunk");
+  if (view->context_id() != slot->context_id || slot->has_list) return absl::OkStatus();
+  for (size_t i = 0; i < view->size(); ++i) {
+    BlockStatusView::Extent extent = (*view)[i];
+    slot->list->Append(extent.length, extent.status);
+  }
+  slot->has_list = true;
+  return absl::OkStatus();
+}
+
+absl::Status ClientSession::TakeError(Slot* slot, uint16_t type, std::span<const char> payload) {
+  auto error = ParseErrorPayload(type, payload);
+  if (!error) return ProtocolError("a bad error chunk");
+  if (!slot->status.ok()) return absl::OkStatus();  // the first one tells the cause
+  int errno_value = ErrnoFromWireError(error->error);
+  slot->status =
+      error->message.empty()
+          ? ErrnoError(errno_value, "the NBD server answered")
+          : ErrnoErrorAsIs(errno_value, absl::StrCat("the NBD server answered: ", error->message));
+  return absl::OkStatus();
+}
+
+void ClientSession::Complete(Slot* slot) {
+  slot->busy = false;
+  Loop::Current()->Post(std::exchange(slot->waiter, nullptr));
+}
+
+// The connection is over: everybody learns why. A request whose payload is being sent completes
+// too: the stream is cancelled first and will not touch it again.
+void ClientSession::Fail(const absl::Status& why) {
+  if (!failure_.ok()) return;
+  failure_ = why;
+  stream_->Cancel();
+  for (Slot& slot : slots_) {
+    if (!slot.busy) continue;
+    slot.status = why;
+    slot.busy = false;
+    if (slot.waiter) Loop::Current()->Post(std::exchange(slot.waiter, nullptr));
+  }
+}
+
+void ClientSession::Abort(absl::Status why) { Fail(why); }
+
+Task<void> ClientSession::Close() {
+  if (!closing_ && failure_.ok()) {
+    // Whoever closes has awaited its requests; this only keeps the promise if it has not.
+    co_await room_.Acquire(options_.requests_in_flight_max);
+    closing_ = true;
+    if (failure_.ok()) {
+      Request request{.type = kCmdDisconnect};
+      if (options_.style == ReplyStyle::kExtended) {
+        StoreExtendedRequest(pending_.Append(kExtendedRequestBytes), request);
+      } else {
+        StoreRequest(pending_.Append(kRequestBytes), request);
+      }
+      FlushSoon();
+      while (failure_.ok() && (flush_scheduled_ || flushing_ || !pending_.empty()))
+        co_await Yield();
+      stream_->ShutdownWrite();
+      stream_->ShutdownRead();  // a server that never closes must not keep us
+    }
+    room_.Release(options_.requests_in_flight_max);
+  }
+  closing_ = true;
+  co_await scope_.Join();
+}
+
+}  // namespace blk::nbd

@@ -1,0 +1,660 @@
+#include "src/proto/session_server.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "src/core/trace.h"
+#include "src/core/zeroes.h"
+
+namespace blk::nbd {
+namespace {
+
+// Room before a read's data for its reply header, so that both are one piece.
+constexpr size_t kHeaderRoomBytes = 64;
+// Below this a copy is cheaper than a loan and its extra part in the gathered send.
+constexpr size_t kBorrowBytesMin = 16 << 10;
+// Holes in replies are looked for, and sent, in units of this.
+constexpr uint64_t kHoleBytes = 4096;
+constexpr uint32_t kCallFlags = kFua | kFastZero | kNoHole | kRequestOne;
+
+uint32_t CallFlags(uint16_t command_flags) {
+  uint32_t flags = 0;
+  if (command_flags & kCmdFlagFua) flags |= kFua;
+  if (command_flags & kCmdFlagFastZero) flags |= kFastZero;
+  if (command_flags & kCmdFlagNoHole) flags |= kNoHole;
+  if (command_flags & kCmdFlagReqOne) flags |= kRequestOne;
+  return flags;
+}
+
+}  // namespace
+
+uint16_t TransmissionFlagsFor(const Facts& facts, ReplyStyle style) {
+  uint16_t flags = kFlagHasFlags;
+  if (facts.read_only) flags |= kFlagReadOnly;
+  if (facts.rotational) flags |= kFlagRotational;
+  if (facts.flush) flags |= kFlagSendFlush;
+  if (facts.fua != Support::kNone && !facts.read_only) flags |= kFlagSendFua;
+  if (!facts.read_only) {
+    flags |= kFlagSendWriteZeroes;  // the door writes zeroes where the device can do no better
+    if (facts.trim) flags |= kFlagSendTrim;
+    if (facts.fast_zero) flags |= kFlagSendFastZero;
+  }
+  if (facts.cache != Support::kNone) flags |= kFlagSendCache;
+  if (facts.multi_conn) flags |= kFlagCanMultiConn;
+  if (style != ReplyStyle::kSimple) flags |= kFlagSendDf;
+  if (style == ReplyStyle::kExtended) flags |= kFlagBlockStatusPayload;
+  return flags;
+}
+
+ServerSession::ServerSession(BufferedReader* reader, Device* device, ServerSessionOptions options)
+    : reader_(reader),
+      stream_(reader->stream()),
+      device_(device),
+      options_(std::move(options)),
+      block_(std::make_shared<Buffer>(limits::kReceiveBufferBytes)) {
+  BLK_CHECK(options_.budget != nullptr);
+  for (uint32_t flags = 0; flags <= kCallFlags; ++flags)
+    calls_.push_back({.flags = flags,
+                      .connection = options_.connection,
+                      .stop = &stop_token_,
+                      .budget = options_.budget});
+}
+
+ServerSession::~ServerSession() = default;
+
+const Call& ServerSession::CallFor(const Request& request) const {
+  return calls_[CallFlags(request.flags)];
+}
+
+Task<absl::Status> ServerSession::Run() {
+  std::span<char> leftover = reader_->buffered();
+  BLK_CHECK(leftover.size() <= block_->size());
+  std::memcpy(block_->data(), leftover.data(), leftover.size());
+  end_ = leftover.size();
+  reader_->Consume(leftover.size());
+
+  absl::Status status = co_await ReadRequests();
+  // A client that is gone wants no answers; one that said so, or broke a rule, gets those under
+  // way.
+  if (!status.ok() && ErrnoOf(status) == ECONNRESET) stop_.request_stop();
+  StartFlush();
+  co_await scope_.Join();
+  BLK_CHECK(pending_.parts.empty() || !send_failure_.ok());
+  ReleaseOutput(pending_);
+  if (stopping_) co_return absl::OkStatus();
+  co_return status.ok() ? send_failure_ : status;
+}
+
+void ServerSession::StopReading() {
+  stopping_ = true;
+  stream_->ShutdownRead();
+  if (waiting_for_room_) room_.Set();
+}
+
+void ServerSession::Abort() {
+  stopping_ = true;
+  stop_.request_stop();
+  stream_->Cancel();
+  if (waiting_for_room_) room_.Set();
+}
+
+// ---- Receiving
+
+Task<absl::StatusOr<bool>> ServerSession::Fill() {
+  if (begin_ == end_ && block_.use_count() == 1) begin_ = end_ = 0;
+  if (end_ == block_->size() || (begin_ == end_ && begin_ > 0)) {
+    // No room at the end. Writes under way may still use what was parsed: then take a new block.
+    Block fresh =
+        block_.use_count() > 1 ? std::make_shared<Buffer>(limits::kReceiveBufferBytes) : block_;
+    std::memmove(fresh->data(), block_->data() + begin_, end_ - begin_);
+    end_ -= begin_;
+    begin_ = 0;
+    block_ = std::move(fresh);
+  }
+  auto got = co_await stream_->ReadSome({block_->data() + end_, block_->size() - end_});
+  if (!got.ok()) co_return std::move(got).status();
+  end_ += *got;
+  co_return *got > 0;
+}
+
+Task<absl::Status> ServerSession::ReadRequests() {
+  const bool extended = options_.style == ReplyStyle::kExtended;
+  const size_t header_bytes = extended ? kExtendedRequestBytes : kRequestBytes;
+  size_t without_pause = 0;
+  for (;;) {
+    bool wants_more = false;
+    while (end_ - begin_ >= header_bytes && !wants_more) {
+      if (stopping_) co_return absl::OkStatus();
+      Request request;
+      std::span<const char> bytes(block_->data() + begin_, header_bytes);
+      ParseResult parsed =
+          extended ? ParseExtendedRequest(bytes, request) : ParseRequest(bytes, request);
+      if (parsed != ParseResult::kComplete)
+        co_return ErrnoErrorAsIs(EPROTO, "the client sent something that is not a request");
+      if (request.type == kCmdDisconnect) co_return absl::OkStatus();
+      Task<absl::Status> task = ReadRequest(header_bytes, request, &wants_more);
+      BLK_CO_RETURN_IF_ERROR(co_await std::move(task));
+      // Other connections of this loop have their turn.
+      if (++without_pause >= options_.requests_in_flight_max) {
+        without_pause = 0;
+        StartFlush();
+        co_await Yield();
+      }
+    }
+    StartFlush();
+    if (!send_failure_.ok()) co_return send_failure_;
+    auto more = co_await Fill();
+    if (stopping_) co_return absl::OkStatus();
+    if (!more.ok()) co_return std::move(more).status();
+    if (!*more && begin_ == end_) {
+      // No NBD_CMD_DISC, but nothing is cut: many clients leave like this.
+      stop_.request_stop();
+      co_return absl::OkStatus();
+    }
+    if (!*more) co_return ErrnoErrorAsIs(ECONNRESET, "the client left in the middle of a request");
+  }
+}
+
+// One request whose header lies at begin_. Sets *wants_more, and consumes nothing, when its payload
+// should come into the block first.
+Task<absl::Status> ServerSession::ReadRequest(size_t header_bytes, const Request& request,
+                                              bool* wants_more) {
+  const bool has_payload = options_.style == ReplyStyle::kExtended
+                               ? (request.flags & kCmdFlagPayloadLen) != 0
+                               : request.type == kCmdWrite;
+  const uint64_t payload_bytes = has_payload ? request.length : 0;
+  const uint64_t received = end_ - begin_ - header_bytes;
+  if (payload_bytes > limits::kRequestBytesMax)
+    return ErrnoErrorAsIs(
+        EPROTO, absl::StrCat("the client sends a payload of ", payload_bytes, " bytes; at most ",
+                             limits::kRequestBytesMax, " are taken"));
+  if (received < payload_bytes && payload_bytes <= limits::kReceiveBufferBytes / 2) {
+    *wants_more = true;
+    return absl::OkStatus();
+  }
+  const uint64_t charged = request.type == kCmdRead || request.type == kCmdWrite
+                               ? std::min<uint64_t>(request.length, limits::kRequestBytesMax)
+                               : payload_bytes;
+  if (received >= payload_bytes && TakeRoom(charged)) {
+    std::span<const char> payload(block_->data() + begin_ + header_bytes, payload_bytes);
+    begin_ += header_bytes + payload_bytes;
+    Dispatch(request, payload, block_, Buffer(), charged);
+    return absl::OkStatus();
+  }
+  struct Slow {  // a coroutine only where something must be waited for
+    static Task<absl::Status> Run(ServerSession* self, size_t header_bytes, Request request,
+                                  uint64_t payload_bytes, uint64_t charged) {
+      if (!co_await self->WaitForRoom(charged)) {
+        self->stopping_ = true;
+        co_return absl::OkStatus();
+      }
+      uint64_t received = self->end_ - self->begin_ - header_bytes;
+      self->begin_ += header_bytes;
+      if (received >= payload_bytes) {
+        std::span<const char> payload(self->block_->data() + self->begin_, payload_bytes);
+        self->begin_ += payload_bytes;
+        self->Dispatch(request, payload, self->block_, Buffer(), charged);
+        co_return absl::OkStatus();
+      }
+      Buffer owner(payload_bytes);
+      std::memcpy(owner.data(), self->block_->data() + self->begin_, received);
+      self->begin_ += received;
+      for (std::span<char> rest = owner.span().subspan(received); !rest.empty();) {
+        auto got = co_await self->stream_->ReadSome(rest);
+        absl::Status failure = got.status();
+        if (got.ok() && *got == 0)
+          failure = ErrnoErrorAsIs(ECONNRESET, "the client left in the middle of a request");
+        if (!failure.ok()) {
+          self->options_.budget->Give(charged);
+          --self->in_flight_;
+          co_return failure;
+        }
+        rest = rest.subspan(*got);
+      }
+      std::span<const char> payload(owner.data(), owner.size());
+      self->Dispatch(request, payload, nullptr, std::move(owner), charged);
+      co_return absl::OkStatus();
+    }
+  };
+  return Slow::Run(this, header_bytes, request, payload_bytes, charged);
+}
+
+bool ServerSession::TakeRoom(uint64_t bytes) {
+  if (in_flight_ >= options_.requests_in_flight_max) return false;
+  if (bytes > 0 && !options_.budget->TryTake(bytes)) return false;
+  ++in_flight_;
+  return true;
+}
+
+// True with the room taken; false when no more is to be read.
+Task<bool> ServerSession::WaitForRoom(uint64_t bytes) {
+  while (!TakeRoom(bytes)) {
+    StartFlush();
+    if (stopping_ || !send_failure_.ok()) co_return false;
+    if (in_flight_ == 0) {  // the process's budget is empty: others hold it
+      (void)co_await Loop::Current()->Sleep(1'000'000);
+      continue;
+    }
+    waiting_for_room_ = true;
+    co_await room_.Wait();
+    waiting_for_room_ = false;
+  }
+  co_return true;
+}
+
+// ---- Requests
+
+absl::Status ServerSession::Validate(const Request& request) const {
+  const uint16_t known = kCmdFlagFua | kCmdFlagNoHole | kCmdFlagDf | kCmdFlagReqOne |
+                         kCmdFlagFastZero | kCmdFlagPayloadLen;
+  const uint16_t flags = request.flags, offers = options_.transmission_flags;
+  auto refuse = [&](std::string_view why) {
+    return ErrnoErrorAsIs(EINVAL, absl::StrCat(CommandName(request.type), ": ", why));
+  };
+  if (CommandName(request.type).empty() || request.type == kCmdResize)
+    return ErrnoErrorAsIs(EINVAL, absl::StrCat("unknown command ", request.type));
+  if (flags & ~known) return refuse("unknown flag");
+  if ((flags & kCmdFlagFua) && !(offers & kFlagSendFua)) return refuse("FUA was not offered");
+  if ((flags & kCmdFlagNoHole) && request.type != kCmdWriteZeroes)
+    return refuse("NO_HOLE is only for write zeroes");
+  if ((flags & kCmdFlagFastZero) &&
+      (request.type != kCmdWriteZeroes || !(offers & kFlagSendFastZero)))
+    return refuse("FAST_ZERO was not offered");
+  if ((flags & kCmdFlagDf) && (request.type != kCmdRead || options_.style == ReplyStyle::kSimple))
+    return refuse("DF is only for structured reads");
+  if ((flags & kCmdFlagReqOne) && request.type != kCmdBlockStatus)
+    return refuse("REQ_ONE is only for block status");
+  if (options_.style == ReplyStyle::kExtended) {
+    bool wants = request.type == kCmdWrite;
+    if (wants && !(flags & kCmdFlagPayloadLen)) return refuse("PAYLOAD_LEN is missing");
+    if (!wants && (flags & kCmdFlagPayloadLen) && request.type != kCmdBlockStatus)
+      return refuse("a payload was not expected");
+  } else if (flags & kCmdFlagPayloadLen) {
+    return refuse("PAYLOAD_LEN needs extended headers");
+  }
+  if (request.type == kCmdFlush)
+    return offers & kFlagSendFlush ? absl::OkStatus() : refuse("was not offered");
+  if (request.length == 0) return refuse("length 0");
+  const bool writes =
+      request.type == kCmdWrite || request.type == kCmdTrim || request.type == kCmdWriteZeroes;
+  if (writes && (offers & kFlagReadOnly)) return ErrnoErrorAsIs(EPERM, "the export is read-only");
+  if ((request.type == kCmdTrim && !(offers & kFlagSendTrim)) ||
+      (request.type == kCmdWriteZeroes && !(offers & kFlagSendWriteZeroes)) ||
+      (request.type == kCmdCache && !(offers & kFlagSendCache)))
+    return refuse("was not offered");
+  if (request.type == kCmdRead && request.length > limits::kRequestBytesMax)
+    return ErrnoErrorAsIs(
+        EOVERFLOW, absl::StrCat("a read of ", request.length, " bytes is more than the maximum of ",
+                                limits::kRequestBytesMax));
+  if (request.type == kCmdBlockStatus && options_.contexts.empty())
+    return refuse("no metadata context was negotiated");
+  return absl::OkStatus();
+}
+
+void ServerSession::Dispatch(const Request& request, std::span<const char> payload,
+                             const Block& block, Buffer owner, uint64_t charged) {
+  if (absl::Status status = Validate(request); !status.ok()) return Reply(request, status, charged);
+  switch (request.type) {
+    case kCmdRead:
+      return StartRead(request, charged);
+    case kCmdWrite:
+      return StartWrite(request, payload, block, std::move(owner), charged);
+    case kCmdBlockStatus:
+      StartStatus(request, payload);
+      options_.budget->Give(charged);
+      return;
+    default:
+      break;
+  }
+  Task<absl::Status> task = StartPlain(request);
+  if (task.ready()) return Reply(request, std::move(task).Take(), charged);
+  scope_.Spawn(FinishWrite(request, std::move(task), nullptr, Buffer(), charged));
+}
+
+void ServerSession::StartRead(const Request& request, uint64_t charged) {
+  if (request.length >= kBorrowBytesMin) {
+    Loan loan;
+    if (device_->Borrow(CallFor(request), request.offset, request.length, &loan))
+      return ReplyLoan(request, std::move(loan), charged);
+  }
+  Buffer buffer(kHeaderRoomBytes + request.length);
+  Task<absl::Status> task =
+      device_->Read(CallFor(request), request.offset, buffer.span().subspan(kHeaderRoomBytes));
+  if (!task.ready())
+    return scope_.Spawn(FinishRead(request, std::move(task), std::move(buffer), charged));
+  absl::Status status = std::move(task).Take();
+  if (!status.ok()) return Reply(request, status, charged);
+  ReplyRead(request, std::move(buffer), charged);
+}
+
+Task<void> ServerSession::FinishRead(Request request, Task<absl::Status> task, Buffer buffer,
+                                     uint64_t charged) {
+  absl::Status status = co_await std::move(task);
+  if (status.ok()) {
+    ReplyRead(request, std::move(buffer), charged);
+  } else {
+    Reply(request, status, charged);
+  }
+  FlushSoon();
+}
+
+void ServerSession::StartWrite(const Request& request, std::span<const char> payload,
+                               const Block& block, Buffer owner, uint64_t charged) {
+  Task<absl::Status> task = device_->Write(CallFor(request), request.offset, payload);
+  if (task.ready()) return Reply(request, std::move(task).Take(), charged);
+  scope_.Spawn(FinishWrite(request, std::move(task), block, std::move(owner), charged));
+}
+
+// Also for every request that has no data to send back.
+Task<void> ServerSession::FinishWrite(Request request, Task<absl::Status> task,
+                                      [[maybe_unused]] Block block, [[maybe_unused]] Buffer owner,
+                                      uint64_t charged) {
+  absl::Status status = co_await std::move(task);
+  Reply(request, status, charged);
+  FlushSoon();
+}
+
+Task<absl::Status> ServerSession::StartPlain(const Request& request) {
+  const Call& call = CallFor(request);
+  switch (request.type) {
+    case kCmdFlush:
+      return device_->Flush(call);
+    case kCmdTrim:
+      return device_->Trim(call, request.offset, request.length);
+    case kCmdWriteZeroes:
+      return device_->Zero(call, request.offset, request.length);
+    default:
+      return device_->Cache(call, request.offset, request.length);
+  }
+}
+
+void ServerSession::StartStatus(const Request& plain, std::span<const char> payload) {
+  Request request = plain;
+  std::vector<uint32_t> ids;
+  if (request.flags & kCmdFlagPayloadLen) {
+    // Section "BLOCK_STATUS" of the extended headers: a filter of context ids.
+    auto filter = StatusFilterView::Parse(payload);
+    if (!filter) return Reply(request, ErrnoErrorAsIs(EINVAL, "block status: bad filter"));
+    request.length = filter->effect_length();
+    for (size_t i = 0; i < filter->size(); ++i) {
+      uint32_t id = (*filter)[i];
+      bool known = std::any_of(options_.contexts.begin(), options_.contexts.end(),
+                               [id](const MetaContext& c) { return c.id == id; });
+      if (!known || std::find(ids.begin(), ids.end(), id) != ids.end())
+        return Reply(request, ErrnoErrorAsIs(EINVAL, absl::StrCat("block status: context ", id,
+                                                                  " is unknown or given twice")));
+      ids.push_back(id);
+    }
+    if (ids.empty()) return Reply(request, ErrnoErrorAsIs(EINVAL, "block status: empty filter"));
+  } else {
+    for (const MetaContext& context : options_.contexts) ids.push_back(context.id);
+  }
+  scope_.Spawn(FinishStatus(request, std::move(ids)));
+}
+
+Task<void> ServerSession::FinishStatus(Request request, std::vector<uint32_t> ids) {
+  if (request.offset > device_->size() || request.length > device_->size() - request.offset ||
+      request.length == 0) {
+    Reply(request, ErrnoErrorAsIs(EINVAL, "block status: beyond the end of the device"));
+    co_return;
+  }
+  const bool one = request.flags & kCmdFlagReqOne;
+  std::vector<std::pair<uint32_t, ExtentList>> answers;
+  for (uint32_t id : ids) {
+    auto context = std::find_if(options_.contexts.begin(), options_.contexts.end(),
+                                [id](const MetaContext& c) { return c.id == id; });
+    ExtentList list(request.offset, request.length, one ? 1 : limits::kStatusExtentsMax);
+    absl::Status status = co_await device_->Extents(CallFor(request), context->name, &list);
+    if (status.ok() && list.empty())
+      status = ErrnoErrorAsIs(EIO, "block status: the device gave no extents");
+    if (!status.ok()) {
+      Reply(request, status);
+      FlushSoon();
+      co_return;
+    }
+    answers.emplace_back(id, std::move(list));
+  }
+  for (size_t i = 0; i < answers.size(); ++i)
+    ReplyStatusChunk(request, answers[i].second, answers[i].first, i + 1 == answers.size());
+  EndReply(0);
+  FlushSoon();
+}
+
+// ---- Replies
+
+size_t ServerSession::StoreHeader(char* out, const Request& request, uint16_t flags, uint16_t type,
+                                  uint64_t payload_bytes) const {
+  if (options_.style == ReplyStyle::kExtended) {
+    StoreExtendedReply(out, flags, type, request.cookie, request.offset, payload_bytes);
+    return kExtendedReplyBytes;
+  }
+  StoreStructuredReply(out, flags, type, request.cookie, static_cast<uint32_t>(payload_bytes));
+  return kStructuredReplyBytes;
+}
+
+void ServerSession::EndReply(uint64_t charged) {
+  ++pending_.requests;
+  pending_.charged += charged;
+}
+
+void ServerSession::Reply(const Request& request, const absl::Status& status, uint64_t charged) {
+  EndReply(charged);
+  uint32_t error = status.ok() ? 0 : WireErrorFor(request.type, request.flags, ErrnoOf(status));
+  if (!status.ok())
+    LogDebug("connection ", options_.connection, ": ", CommandName(request.type), " offset ",
+             request.offset, " length ", request.length, ": ", status.message());
+  if (options_.style == ReplyStyle::kSimple) {
+    StoreSimpleReply(pending_.Append(kSimpleReplyBytes), error, request.cookie);
+    return;
+  }
+  char header[kExtendedReplyBytes];
+  if (status.ok()) {
+    size_t bytes = StoreHeader(header, request, kChunkFlagDone, kChunkNone, 0);
+    std::memcpy(pending_.Append(bytes), header, bytes);
+    return;
+  }
+  std::string_view text = std::string_view(status.message()).substr(0, kStringBytesMax);
+  size_t payload = kErrorHeaderBytes + text.size();
+  size_t bytes = StoreHeader(header, request, kChunkFlagDone, kChunkError, payload);
+  char* out = pending_.Append(bytes + payload);
+  std::memcpy(out, header, bytes);
+  StoreErrorPayload(out + bytes, error, text);
+}
+
+void ServerSession::ReplyRead(const Request& request, Buffer buffer, uint64_t charged) {
+  EndReply(charged);
+  char* data = buffer.data() + kHeaderRoomBytes;
+  if (options_.style == ReplyStyle::kSimple) {
+    char* start = data - kSimpleReplyBytes;
+    StoreSimpleReply(start, 0, request.cookie);
+    pending_.AppendBytes(start, kSimpleReplyBytes + request.length);
+  } else {
+    iovec span{data, request.length};
+    if (!ReplySparse(request, {&span, 1})) {
+      size_t header_bytes =
+          kOffsetDataHeaderBytes +
+          (options_.style == ReplyStyle::kExtended ? kExtendedReplyBytes : kStructuredReplyBytes);
+      char* start = data - header_bytes;
+      size_t at = StoreHeader(start, request, kChunkFlagDone, kChunkOffsetData,
+                              kOffsetDataHeaderBytes + request.length);
+      StoreOffsetData(start + at, request.offset);
+      pending_.AppendBytes(start, header_bytes + request.length);
+    }
+  }
+  pending_.buffers.push_back(std::move(buffer));
+}
+
+void ServerSession::ReplyLoan(const Request& request, Loan loan, uint64_t charged) {
+  EndReply(charged);
+  if (options_.style == ReplyStyle::kSimple) {
+    StoreSimpleReply(pending_.Append(kSimpleReplyBytes), 0, request.cookie);
+    for (const iovec& span : loan.spans()) pending_.parts.push_back(span);
+  } else if (!ReplySparse(request, loan.spans())) {
+    char header[kExtendedReplyBytes];
+    size_t bytes = StoreHeader(header, request, kChunkFlagDone, kChunkOffsetData,
+                               kOffsetDataHeaderBytes + request.length);
+    char* out = pending_.Append(bytes + kOffsetDataHeaderBytes);
+    std::memcpy(out, header, bytes);
+    StoreOffsetData(out + bytes, request.offset);
+    for (const iovec& span : loan.spans()) pending_.parts.push_back(span);
+  }
+  pending_.loans.push_back(std::move(loan));
+}
+
+namespace {
+
+// A read's bytes as alternating runs of zeroes (whole units, aligned to kHoleBytes in the device)
+// and data.
+struct ZeroRun {
+  uint64_t offset, length;
+  bool zero;
+};
+
+// Fills `runs`; false as soon as it is clear that no run is zero. Small reads and those that must
+// not be fragmented are not looked at.
+bool FindZeroRuns(uint64_t offset, std::span<const iovec> spans, bool may_split,
+                  absl::InlinedVector<ZeroRun, 16>& runs) {
+  bool any_zero = false;
+  for (const iovec& span : spans) {
+    const char* data = static_cast<const char*>(span.iov_base);
+    for (size_t at = 0; at < span.iov_len;) {
+      size_t step = std::min<uint64_t>(kHoleBytes - offset % kHoleBytes, span.iov_len - at);
+      bool zero = IsZero(data + at, step);
+      if (!zero && !may_split) return false;
+      any_zero |= zero;
+      if (runs.empty() || runs.back().zero != zero) {
+        runs.push_back({offset, step, zero});
+      } else {
+        runs.back().length += step;
+      }
+      offset += step;
+      at += step;
+    }
+  }
+  return any_zero;
+}
+
+}  // namespace
+
+// Sends holes as holes (section "Structured reply types", OFFSET_HOLE). False, with nothing sent,
+// when there is none worth it.
+bool ServerSession::ReplySparse(const Request& request, std::span<const iovec> spans) {
+  if (request.length < kHoleBytes) return false;
+  absl::InlinedVector<ZeroRun, 16> runs;
+  const bool may_split = !(request.flags & kCmdFlagDf);
+  if (!FindZeroRuns(request.offset, spans, may_split, runs)) return false;
+  char header[kExtendedReplyBytes];
+  size_t span_index = 0, span_at = 0;
+  for (size_t i = 0; i < runs.size(); ++i) {
+    const ZeroRun& run = runs[i];
+    uint16_t flags = i + 1 == runs.size() ? kChunkFlagDone : 0;
+    uint16_t type = run.zero ? kChunkOffsetHole : kChunkOffsetData;
+    size_t payload_head = run.zero ? kOffsetHoleBytes : kOffsetDataHeaderBytes;
+    size_t bytes =
+        StoreHeader(header, request, flags, type, payload_head + (run.zero ? 0 : run.length));
+    char* out = pending_.Append(bytes + payload_head);
+    std::memcpy(out, header, bytes);
+    if (run.zero) {
+      StoreOffsetHole(out + bytes, run.offset, static_cast<uint32_t>(run.length));
+    } else {
+      StoreOffsetData(out + bytes, run.offset);
+    }
+    for (uint64_t left = run.length; left > 0;) {
+      const iovec& span = spans[span_index];
+      size_t step = std::min<uint64_t>(left, span.iov_len - span_at);
+      if (!run.zero) pending_.AppendBytes(static_cast<char*>(span.iov_base) + span_at, step);
+      left -= step;
+      if ((span_at += step) == span.iov_len) {
+        ++span_index;
+        span_at = 0;
+      }
+    }
+  }
+  return true;
+}
+
+void ServerSession::ReplyStatusChunk(const Request& request, const ExtentList& list, uint32_t id,
+                                     bool done) {
+  const bool wide = options_.style == ReplyStyle::kExtended;
+  // 32-bit lengths: a longer extent ends the list early; the client asks again from there.
+  constexpr uint64_t kNarrowMax = 0xffffffff & ~uint64_t{limits::kPreferredBlockBytes - 1};
+  size_t count = list.size();
+  if (!wide) {
+    for (size_t i = 0; i < count; ++i)
+      if (list.extents()[i].length > kNarrowMax) count = i + 1;
+  }
+  size_t payload = wide ? kBlockStatusExtHeaderBytes + count * kBlockStatusExtExtentBytes
+                        : kBlockStatusHeaderBytes + count * kBlockStatusExtentBytes;
+  char header[kExtendedReplyBytes];
+  size_t bytes = StoreHeader(header, request, done ? kChunkFlagDone : 0,
+                             wide ? kChunkBlockStatusExt : kChunkBlockStatus, payload);
+  Buffer buffer(bytes + payload);
+  std::memcpy(buffer.data(), header, bytes);
+  char* at = buffer.data() + bytes;
+  if (wide) {
+    StoreBlockStatusExtHeader(at, id, static_cast<uint32_t>(count));
+    at += kBlockStatusExtHeaderBytes;
+  } else {
+    StoreBlockStatusHeader(at, id);
+    at += kBlockStatusHeaderBytes;
+  }
+  for (size_t i = 0; i < count; ++i) {
+    const Extent& extent = list.extents()[i];
+    if (wide) {
+      StoreBlockStatusExtExtent(at, extent.length, extent.flags);
+      at += kBlockStatusExtExtentBytes;
+    } else {
+      StoreBlockStatusExtent(at, static_cast<uint32_t>(std::min(extent.length, kNarrowMax)),
+                             static_cast<uint32_t>(extent.flags));
+      at += kBlockStatusExtentBytes;
+    }
+  }
+  pending_.AppendBytes(buffer.data(), buffer.size());
+  pending_.buffers.push_back(std::move(buffer));
+}
+
+// ---- Sending
+
+// After what else this turn of the loop completes, so that it all goes in one send.
+void ServerSession::FlushSoon() {
+  if (flushing_ || std::exchange(flush_scheduled_, true)) return;
+  scope_.Spawn(FlushLater());
+}
+
+Task<void> ServerSession::FlushLater() {
+  co_await Yield();
+  flush_scheduled_ = false;
+  StartFlush();
+}
+
+void ServerSession::StartFlush() {
+  if (flushing_ || pending_.parts.empty()) return;
+  flushing_ = true;
+  scope_.Spawn(FlushLoop());
+}
+
+Task<void> ServerSession::FlushLoop() {
+  while (!pending_.parts.empty()) {
+    std::swap(pending_, sending_);
+    if (send_failure_.ok()) {
+      absl::Status status = co_await stream_->WriteAll(sending_.parts);
+      if (!status.ok()) {
+        // The client takes no more replies, so it can have no more requests.
+        send_failure_ = status;
+        stop_.request_stop();
+        stream_->ShutdownRead();
+      }
+    }
+    ReleaseOutput(sending_);
+  }
+  flushing_ = false;
+}
+
+void ServerSession::ReleaseOutput(Output& output) {
+  in_flight_ -= output.requests;
+  if (output.charged) options_.budget->Give(output.charged);
+  output.Clear();
+  if (waiting_for_room_) room_.Set();
+}
+
+}  // namespace blk::nbd

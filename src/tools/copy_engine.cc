@@ -1,0 +1,411 @@
+#include "src/tools/copy_engine.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <deque>
+
+#include "src/core/buffer.h"
+#include "src/core/loop.h"
+#include "src/core/scope.h"
+#include "src/core/sync.h"
+#include "src/core/zeroes.h"
+
+namespace blk {
+namespace {
+
+// What a walker takes at a time: large enough that its extents are worth a request, small enough
+// that all loops end together.
+constexpr uint64_t kSegmentBytesMin = 64 << 20;
+constexpr uint64_t kSegmentBytesMax = uint64_t{1} << 50;
+constexpr size_t kSegmentsWanted = 4096;
+// Walkers of one loop: while one waits for extents, the other keeps requests in flight.
+constexpr int kWalkersPerLoop = 2;
+
+struct Piece {
+  uint64_t offset, length;
+  bool zero;
+};
+
+// What was written, for the comparison afterwards.
+struct Written {
+  uint64_t offset, length;
+  XXH64_hash_t hash;  // of the data; unused when zero
+  bool zero;
+};
+
+class Copier {
+ public:
+  Copier(Device* source, Device* target, CopyOptions options, CopyProgress* progress)
+      : source_(*source),
+        target_(*target),
+        options_(options),
+        progress_(*progress),
+        size_(source->size()),
+        granule_(std::max<uint64_t>(source->facts().block.minimum, target->facts().block.minimum)),
+        stop_token_(stop_.get_token()) {
+    options_.request_bytes = std::min<uint64_t>(
+        {options_.request_bytes, source->facts().block.maximum, target->facts().block.maximum});
+    options_.request_bytes -= options_.request_bytes % granule_;
+    segment_bytes_ = std::clamp(size_ / kSegmentsWanted, kSegmentBytesMin, kSegmentBytesMax);
+    segment_bytes_ -= segment_bytes_ % std::max<uint64_t>(options_.request_bytes, 1);
+  }
+
+  Task<absl::Status> Run(LoopPool* loops);
+
+ private:
+  // The state of one walker; its requests in flight are bounded by two semaphores.
+  struct Walker {
+    Semaphore requests;
+    Semaphore bytes;
+    TaskScope scope;
+    std::vector<Written> written;  // with verify: of this segment
+    Walker(size_t request_count, uint64_t byte_count)
+        : requests(request_count), bytes(byte_count) {}
+  };
+
+  Task<void> Walk(Loop* loop, size_t requests, uint64_t bytes);
+  Task<absl::Status> WalkSegment(Walker& walker, uint64_t offset, uint64_t end);
+  Task<absl::Status> CopyPiece(Walker& walker, Piece piece);
+  Task<void> CopyData(Walker& walker, uint64_t offset, uint64_t length);
+  Task<void> CopyZero(Walker& walker, uint64_t offset, uint64_t length);
+  Task<absl::Status> WriteData(Walker& walker, uint64_t offset, std::span<const char> data);
+  Task<absl::Status> WriteZero(uint64_t offset, uint64_t length);
+  Task<absl::Status> Verify(Walker& walker);
+  Task<absl::Status> VerifyOne(Written written, Buffer& buffer);
+
+  std::vector<Piece> AlignPieces(const ExtentList& list) const;
+  void Fail(const absl::Status& status);
+  Call MakeCall(uint32_t flags = 0) const { return {.flags = flags, .stop = &stop_token_}; }
+
+  Device& source_;
+  Device& target_;
+  CopyOptions options_;
+  CopyProgress& progress_;
+  const uint64_t size_;
+  const uint64_t granule_;  // offsets and lengths are multiples of it
+  uint64_t segment_bytes_ = 0;
+  std::atomic<uint64_t> next_{0};  // offset of the next segment
+  std::stop_source stop_;
+  const std::stop_token stop_token_;
+  std::mutex mutex_;
+  absl::Status failure_;  // guarded by mutex_
+};
+
+void Copier::Fail(const absl::Status& status) {
+  std::lock_guard lock(mutex_);
+  if (failure_.ok()) failure_ = status;
+  stop_.request_stop();
+}
+
+Task<absl::Status> Copier::Run(LoopPool* loops) {
+  if (target_.size() < size_)
+    co_return ErrnoErrorAsIs(EINVAL, absl::StrCat("the target is too small: it has ",
+                                                  target_.size(), " bytes and the source ", size_));
+  if (size_ % granule_ != 0)
+    co_return ErrnoErrorAsIs(
+        EINVAL, absl::StrCat("the source's size of ", size_, " bytes is not a multiple of the ",
+                             granule_, " bytes that the target takes at a time"));
+  size_t walkers = loops->size() * kWalkersPerLoop;
+  size_t requests = std::max<size_t>(1, options_.requests_max / walkers);
+  uint64_t bytes = std::max<uint64_t>(options_.request_bytes, options_.queue_bytes_max / walkers);
+  TaskScope scope;
+  for (size_t i = 0; i < walkers; ++i)
+    scope.Spawn(Walk(loops->loop(i % loops->size()), requests, bytes));
+  co_await scope.Join();
+  {
+    std::lock_guard lock(mutex_);
+    if (!failure_.ok()) co_return failure_;
+  }
+  if (options_.flush && target_.facts().flush) {
+    Call call;
+    co_return Annotate(co_await target_.Flush(call), "flush of the target");
+  }
+  co_return absl::OkStatus();
+}
+
+Task<void> Copier::Walk(Loop* loop, size_t requests, uint64_t bytes) {
+  Loop* home = Loop::Current();
+  co_await ResumeOn{loop};
+  Walker walker(requests, bytes);
+  while (!stop_token_.stop_requested()) {
+    uint64_t offset = next_.fetch_add(segment_bytes_);
+    if (offset >= size_) {
+      next_ = size_;  // never wraps around
+      break;
+    }
+    absl::Status status =
+        co_await WalkSegment(walker, offset, offset + std::min(segment_bytes_, size_ - offset));
+    if (status.ok() && options_.verify) {
+      co_await walker.scope.Join();
+      if (!stop_token_.stop_requested()) status = co_await Verify(walker);
+    }
+    if (!status.ok()) Fail(status);
+  }
+  co_await walker.scope.Join();
+  co_await ResumeOn{home};
+}
+
+Task<absl::Status> Copier::WalkSegment(Walker& walker, uint64_t offset, uint64_t end) {
+  if (!options_.extents || !source_.facts().extents) {
+    co_return co_await CopyPiece(walker, {offset, end - offset, false});
+  }
+  ExtentList list(offset, end - offset);
+  while (offset < end) {
+    if (stop_token_.stop_requested()) co_return absl::OkStatus();
+    list.Reset(offset, end - offset);
+    Call call = MakeCall();
+    absl::Status status = co_await source_.Extents(call, kBaseAllocation, &list);
+    if (!status.ok()) co_return Annotate(status, absl::StrCat("extents at offset ", offset));
+    if (list.empty()) co_return ErrnoErrorAsIs(EIO, "the source gave no extents");
+    if (granule_ == 1) {
+      uint64_t at = list.start();
+      for (const Extent& extent : list.extents()) {
+        bool zero = extent.flags & kExtentZero;
+        BLK_CO_RETURN_IF_ERROR(co_await CopyPiece(walker, {at, extent.length, zero}));
+        at += extent.length;
+      }
+      offset = at;
+    } else {
+      for (const Piece& piece : AlignPieces(list))
+        BLK_CO_RETURN_IF_ERROR(co_await CopyPiece(walker, piece));
+      offset = std::min(end, (list.next() + granule_ - 1) / granule_ * granule_);
+    }
+  }
+  co_return absl::OkStatus();
+}
+
+// Zero pieces shrink to whole granules, data grows over what they lose.
+std::vector<Piece> Copier::AlignPieces(const ExtentList& list) const {
+  std::vector<Piece> pieces;
+  auto add = [&](uint64_t from, uint64_t to, bool zero) {
+    if (from >= to) return;
+    if (!pieces.empty() && pieces.back().zero == zero) {
+      pieces.back().length += to - from;
+    } else {
+      pieces.push_back({from, to - from, zero});
+    }
+  };
+  uint64_t at = list.start(), done = list.start();
+  for (const Extent& extent : list.extents()) {
+    uint64_t next = at + extent.length;
+    if (extent.flags & kExtentZero) {
+      uint64_t from = (at + granule_ - 1) / granule_ * granule_, to = next / granule_ * granule_;
+      if (from < to) {
+        add(done, from, false);
+        add(from, to, true);
+        done = to;
+      }
+    }
+    at = next;
+  }
+  add(done, (at + granule_ - 1) / granule_ * granule_, false);
+  return pieces;
+}
+
+// Starts the requests for a piece; waits only for room.
+Task<absl::Status> Copier::CopyPiece(Walker& walker, Piece piece) {
+  if (piece.zero) {
+    if (options_.destination_is_zero && !options_.allocated && !options_.verify) {
+      progress_.done += piece.length;
+      co_return absl::OkStatus();
+    }
+    co_await walker.requests.Acquire();
+    walker.scope.Spawn(CopyZero(walker, piece.offset, piece.length));
+    co_return absl::OkStatus();
+  }
+  while (piece.length > 0 && !stop_token_.stop_requested()) {
+    uint64_t step = std::min(piece.length, options_.request_bytes);
+    co_await walker.requests.Acquire();
+    co_await walker.bytes.Acquire(step);
+    walker.scope.Spawn(CopyData(walker, piece.offset, step));
+    piece.offset += step;
+    piece.length -= step;
+  }
+  co_return absl::OkStatus();
+}
+
+Task<void> Copier::CopyZero(Walker& walker, uint64_t offset, uint64_t length) {
+  absl::Status status;
+  if (!options_.destination_is_zero || options_.allocated)
+    status = co_await WriteZero(offset, length);
+  if (options_.verify) walker.written.push_back({offset, length, 0, true});
+  walker.requests.Release();
+  if (!status.ok()) co_return Fail(status);
+  progress_.done += length;
+}
+
+Task<void> Copier::CopyData(Walker& walker, uint64_t offset, uint64_t length) {
+  Call call = MakeCall();
+  absl::Status status;
+  Loan loan;
+  if (source_.Borrow(call, offset, length, &loan)) {
+    uint64_t at = offset;
+    for (const iovec& span : loan.spans()) {
+      status = co_await WriteData(walker, at, {static_cast<char*>(span.iov_base), span.iov_len});
+      if (!status.ok()) break;
+      at += span.iov_len;
+    }
+    loan.End();
+  } else {
+    Buffer buffer(length);
+    status = co_await source_.Read(call, offset, buffer.span());
+    if (status.ok()) {
+      status = co_await WriteData(walker, offset, buffer.span());
+    } else {
+      status = Annotate(status, absl::StrCat("read at offset ", offset, " length ", length));
+    }
+  }
+  walker.bytes.Release(length);
+  walker.requests.Release();
+  if (!status.ok()) co_return Fail(status);
+  progress_.read += length;
+  progress_.done += length;
+}
+
+// Writes `data`, with the zeroes that lie in it as zeroes.
+Task<absl::Status> Copier::WriteData(Walker& walker, uint64_t offset, std::span<const char> data) {
+  const uint64_t unit = std::max(options_.sparse_bytes, granule_);
+  if (options_.verify)
+    walker.written.push_back({offset, data.size(), XXH3_64bits(data.data(), data.size()), false});
+  while (!data.empty()) {
+    // A run of whole units that are all zero, or all not.
+    size_t run = 0;
+    bool zero = false;
+    if (options_.sparse_bytes == 0) run = data.size();
+    while (run < data.size()) {
+      size_t step = std::min<uint64_t>(unit - (offset + run) % unit, data.size() - run);
+      bool step_zero = IsZero(data.data() + run, step);
+      if (run == 0) zero = step_zero;
+      if (step_zero != zero) break;
+      run += step;
+    }
+    if (zero) {
+      BLK_CO_RETURN_IF_ERROR(options_.destination_is_zero && !options_.allocated
+                                 ? absl::OkStatus()
+                                 : co_await WriteZero(offset, run));
+    } else {
+      Call call = MakeCall();
+      absl::Status status = co_await target_.Write(call, offset, data.first(run));
+      if (!status.ok())
+        co_return Annotate(status, absl::StrCat("write at offset ", offset, " length ", run));
+      progress_.written += run;
+    }
+    offset += run;
+    data = data.subspan(run);
+  }
+  co_return absl::OkStatus();
+}
+
+Task<absl::Status> Copier::WriteZero(uint64_t offset, uint64_t length) {
+  Call call = MakeCall(options_.allocated ? kNoHole : 0);
+  absl::Status status = co_await target_.Zero(call, offset, length);
+  if (!status.ok())
+    co_return Annotate(status, absl::StrCat("zero at offset ", offset, " length ", length));
+  progress_.zeroed += length;
+  co_return absl::OkStatus();
+}
+
+// ---- Verification: what was written in this segment, read back
+
+Task<absl::Status> Copier::Verify(Walker& walker) {
+  Buffer buffer(options_.request_bytes);
+  for (const Written& written : walker.written) {
+    if (stop_token_.stop_requested()) break;
+    BLK_CO_RETURN_IF_ERROR(co_await VerifyOne(written, buffer));
+  }
+  walker.written.clear();
+  co_return absl::OkStatus();
+}
+
+Task<absl::Status> Copier::VerifyOne(Written written, Buffer& buffer) {
+  Call call = MakeCall();
+  for (uint64_t at = 0; at < written.length;) {
+    uint64_t offset = written.offset + at;
+    uint64_t step = std::min<uint64_t>(written.length - at, buffer.size());
+    if (written.zero && target_.facts().extents) {
+      ExtentList list(offset, written.length - at, 1);
+      BLK_CO_RETURN_IF_ERROR(co_await target_.Extents(call, kBaseAllocation, &list));
+      const Extent& extent = list.extents().front();
+      if (extent.flags & kExtentZero) {
+        at += extent.length;
+        continue;
+      }
+      step = std::min(step, extent.length);
+    }
+    std::span<char> data = buffer.span().first(step);
+    absl::Status status = co_await target_.Read(call, offset, data);
+    if (!status.ok())
+      co_return Annotate(status, absl::StrCat("verify: read of the target at offset ", offset));
+    bool equal =
+        written.zero ? IsZero(data.data(), step) : XXH3_64bits(data.data(), step) == written.hash;
+    if (!equal)
+      co_return ErrnoErrorAsIs(
+          EIO, absl::StrCat("verify: the target differs from the source in the ", step,
+                            " bytes at offset ", offset));
+    at += step;
+  }
+  co_return absl::OkStatus();
+}
+
+// ---- Streaming
+
+// Reads in flight, oldest first; each slot is filled by its own task.
+struct Ahead {
+  uint64_t offset;
+  Buffer buffer;
+  absl::Status status;
+  bool done = false;
+};
+
+Task<void> ReadAhead(Device* source, Ahead* ahead, Event* arrived) {
+  Call call;
+  ahead->status = co_await source->Read(call, ahead->offset, ahead->buffer.span());
+  ahead->done = true;
+  arrived->Set();
+}
+
+}  // namespace
+
+Task<absl::Status> CopyDevice(LoopPool* loops, Device* source, Device* target, CopyOptions options,
+                              CopyProgress* progress) {
+  Copier copier(source, target, options, progress);
+  co_return co_await copier.Run(loops);
+}
+
+Task<absl::Status> StreamDevice(Device* source, CopyOptions options, CopyProgress* progress,
+                                OrderedWrite write) {
+  const uint64_t granule = source->facts().block.minimum;
+  uint64_t request_bytes = std::min<uint64_t>(options.request_bytes, source->facts().block.maximum);
+  request_bytes -= request_bytes % granule;
+  const size_t ahead_max =
+      std::clamp<uint64_t>(options.queue_bytes_max / request_bytes, 1, options.requests_max);
+  std::deque<std::unique_ptr<Ahead>> queue;
+  TaskScope scope;
+  Event arrived;
+  absl::Status status;
+  uint64_t next = 0;
+  while (status.ok() && (next < source->size() || !queue.empty())) {
+    while (next < source->size() && queue.size() < ahead_max) {
+      uint64_t step = std::min(request_bytes, source->size() - next);
+      queue.push_back(std::make_unique<Ahead>(Ahead{next, Buffer(step), {}, false}));
+      next += step;
+      scope.Spawn(ReadAhead(source, queue.back().get(), &arrived));
+    }
+    Ahead& oldest = *queue.front();
+    while (!oldest.done) co_await arrived.Wait();
+    if (!oldest.status.ok()) {
+      status = Annotate(oldest.status, absl::StrCat("read at offset ", oldest.offset));
+      break;
+    }
+    status = co_await write(oldest.buffer.span());
+    progress->done += oldest.buffer.size();
+    progress->read += oldest.buffer.size();
+    progress->written += oldest.buffer.size();
+    queue.pop_front();
+  }
+  co_await scope.Join();
+  co_return status;
+}
+
+}  // namespace blk

@@ -1,0 +1,49 @@
+#pragma once
+// Moves the content of one Device to another: data where there is data, holes and zeroes as holes
+// and zeroes. The engine of `blk copy`.
+//
+// The disk is cut into segments; every loop of the pool takes the next one, asks the source for its
+// extents and keeps many requests in flight. Memory is bounded by queue_bytes_max, whatever the
+// size of the disk. Both devices are used from all loops at once.
+#include <atomic>
+#include <functional>
+#include <string>
+
+#include "src/core/device.h"
+
+namespace blk {
+
+struct CopyOptions {
+  uint64_t request_bytes = 256 << 10;   // of one read or write, at most
+  uint64_t queue_bytes_max = 16 << 20;  // in flight, over all loops
+  size_t requests_max = 256;            // in flight, over all loops
+  uint64_t sparse_bytes = 4096;         // smallest run of zeroes found in data; 0: do not look
+  bool extents = true;                  // ask the source where its holes are
+  bool allocated = false;               // zeroes are written as allocated zeroes
+  bool destination_is_zero = false;     // zeroes need not be written at all
+  bool flush = true;                    // once, at the end
+  bool verify = false;                  // read the target back and compare
+};
+
+// Bytes, for a progress display; any thread.
+struct CopyProgress {
+  std::atomic<uint64_t> done{0};     // of the source's size: copied, or known to be holes
+  std::atomic<uint64_t> read{0};     // from the source
+  std::atomic<uint64_t> written{0};  // to the target, as data
+  std::atomic<uint64_t> zeroed{0};   // of the target, without data
+};
+
+class LoopPool;
+
+// Copies all of `source` to the beginning of `target`, which must not be smaller (EINVAL). The
+// first error ends the copy, and says where: "read at offset N: …".
+Task<absl::Status> CopyDevice(LoopPool* loops, Device* source, Device* target, CopyOptions options,
+                              CopyProgress* progress);
+
+// Reads `source` from its beginning to its end, in order, with reads ahead in flight, and gives
+// every piece to `write`, which may wait. For pipes.
+using OrderedWrite = std::function<Task<absl::Status>(std::span<const char> piece)>;
+Task<absl::Status> StreamDevice(Device* source, CopyOptions options, CopyProgress* progress,
+                                OrderedWrite write);
+
+}  // namespace blk
