@@ -5,6 +5,7 @@
 #include <bit>
 
 #include "absl/strings/str_cat.h"
+#include "src/core/limits.h"
 
 namespace blk::nbd {
 namespace {
@@ -95,12 +96,7 @@ absl::Status ParseBlockSizes(Cursor& cursor, size_t length, InfoReply& reply) {
   cursor.TakeU32(sizes.preferred);
   if (length != 14 || !cursor.TakeU32(sizes.maximum))
     return WrongInfoLength(kInfoBlockSize, length);
-  if (!sizes.Valid()) {
-    return absl::InvalidArgumentError(absl::StrCat("impossible block sizes: minimum ",
-                                                   sizes.minimum, ", preferred ", sizes.preferred,
-                                                   ", maximum ", sizes.maximum));
-  }
-  reply.block_sizes = sizes;
+  if (sizes.Valid()) reply.block_sizes = sizes;
   return absl::OkStatus();
 }
 
@@ -199,9 +195,9 @@ absl::StatusOr<MetaContextRequest> ParseMetaContextRequest(std::string_view data
     return absl::InvalidArgumentError(absl::StrCat(
         count, " queries do not fit the ", cursor.rest().size(), " bytes left in the option"));
   }
-  if (count > kMetaQueriesMax) {
+  if (count > limits::kMetaQueriesMax) {
     return absl::ResourceExhaustedError(
-        absl::StrCat(count, " queries; at most ", kMetaQueriesMax, " are answered"));
+        absl::StrCat(count, " queries; at most ", limits::kMetaQueriesMax, " are answered"));
   }
   request.queries.resize(count);
   for (std::string& query : request.queries) {

@@ -22,7 +22,6 @@
 namespace blk::nbd {
 
 // --- Big-endian numbers
-// ----------------------------------------------------------------------------------------------
 
 inline uint16_t LoadU16(const char* from) {
   uint16_t value;
@@ -53,7 +52,6 @@ inline void StoreU64(char* out, uint64_t value) {
 }
 
 // --- Transmission: requests
-// ------------------------------------------------------------------------------------------
 
 // "Request message". With the PAYLOAD_LEN flag of an extended request `length` counts payload
 // bytes, else the bytes of the export that the command works on; a compact WRITE has both in one.
@@ -119,7 +117,6 @@ inline void StoreExtendedRequest(char* out, const Request& request) {
 }
 
 // --- Transmission: replies
-// -------------------------------------------------------------------------------------------
 
 // kSimpleReplyBytes.
 inline void StoreSimpleReply(char* out, uint32_t error, uint64_t cookie) {
@@ -201,7 +198,6 @@ inline ParseResult ParseReply(std::span<const char> bytes, ReplyStyle style, Rep
 }
 
 // --- Transmission: chunk payloads ("Structured reply types")
-// ---------------------------------------------------------
 
 // OFFSET_DATA: the payload begins with the absolute offset; the data follows.
 inline constexpr size_t kOffsetDataHeaderBytes = 8;
@@ -381,7 +377,6 @@ class StatusFilterView {
 };
 
 // --- Option haggling: greetings ("Oldstyle negotiation", "Newstyle negotiation")
-// -------------------------------------
 
 // The 152 bytes with which an oldstyle server begins and ends its handshake. `flags` are
 // transmission flags.
@@ -392,7 +387,6 @@ std::string NewstyleGreeting(uint16_t handshake_flags);
 std::string ExportNameReply(uint64_t export_bytes, uint16_t flags, bool zeroes);
 
 // --- Option haggling: requests ("Fixed newstyle negotiation", "Option types")
-// ----------------------------------------
 
 struct OptionHeader {
   uint32_t option = 0;
@@ -431,7 +425,6 @@ std::string EncodeMetaContextRequest(std::string_view export_name,
 absl::Status CheckString(std::string_view what, std::string_view text);
 
 // --- Option haggling: replies ("Option reply types")
-// -----------------------------------------------------------------
 
 struct OptionReplyHeader {
   uint32_t option = 0;
@@ -473,7 +466,9 @@ struct BlockSizes {
 };
 std::string EncodeInfoBlockSize(const BlockSizes& sizes);
 
-// What one NBD_REP_INFO said; the member that its type fills is set, an unknown type sets nothing.
+// What one NBD_REP_INFO said; the member that its type fills is set. An unknown type sets nothing,
+// and neither do block sizes that "Size constraints" does not allow: a client is safe with the
+// defaults.
 struct InfoReply {
   struct Export {
     uint64_t size_bytes = 0;
@@ -485,8 +480,7 @@ struct InfoReply {
   std::optional<std::string> description;
   std::optional<BlockSizes> block_sizes;
 };
-// Fails when the length does not fit the type, when a string is illegal, or when block sizes are
-// impossible.
+// Fails when the length does not fit the type or a string is illegal.
 absl::StatusOr<InfoReply> ParseInfoReply(std::string_view data);
 
 }  // namespace blk::nbd

@@ -14,27 +14,11 @@
 namespace blk::nbd {
 
 // --- Conventions: strings
-// ---------------------------------------------------------------------------------
 inline constexpr size_t kStringBytesMax =
     4096;                                 // export names, descriptions, error texts, context names
 inline constexpr uint16_t kPort = 10809;  // "Newstyle negotiation": the IANA port
 
-// --- Limits of our own on what a peer may make us hold or do during option haggling
-// --------------------- The largest legal option is SET_META_CONTEXT with many queries; the largest
-// of GO is 4096 + 6 + 2 * infos.
-inline constexpr uint32_t kOptionBytesMax = 64 * 1024;  // kept in memory and answered
-inline constexpr uint32_t kOptionBytesSkipMax =
-    16 * 1024 * 1024;                              // consumed and refused; beyond: disconnect
-inline constexpr uint32_t kOptionsMax = 1024;      // options a client may send in one handshake
-inline constexpr uint32_t kMetaContextsMax = 64;   // contexts selected by one client
-inline constexpr uint32_t kMetaQueriesMax = 1024;  // queries in one option
-inline constexpr uint32_t kReplyBytesMax =
-    2 + 4 + 2 * kStringBytesMax;                          // a REP_SERVER with both its strings
-inline constexpr uint32_t kListedExportsMax = 1'000'000;  // exports a client accepts in one LIST
-inline constexpr uint32_t kRepliesPerOptionMax = 4096;    // replies to one GO, INFO or META_CONTEXT
-
 // --- "Oldstyle negotiation", "Newstyle negotiation", "Fixed newstyle negotiation"
-// -------------------------
 inline constexpr uint64_t kInitMagic = 0x4e42444d41474943;      // "NBDMAGIC"
 inline constexpr uint64_t kOldstyleMagic = 0x00420281861253;    // cliserv_magic
 inline constexpr uint64_t kOptionMagic = 0x49484156454F5054;    // "IHAVEOPT"
@@ -47,7 +31,6 @@ inline constexpr size_t kExportNameReplyBytes = 8 + 2;  // followed by the zeroe
 inline constexpr size_t kReservedZeroesBytes = 124;
 
 // --- "Handshake flags" (server), 16 bits; "Client flags", 32 bits
-// ------------------------------------------
 enum HandshakeFlag : uint16_t {
   kFlagFixedNewstyle = 1 << 0,
   kFlagNoZeroes = 1 << 1,
@@ -58,7 +41,6 @@ enum ClientFlag : uint32_t {
 };
 
 // --- "Transmission flags"
-// -----------------------------------------------------------------------------------
 enum TransmissionFlag : uint16_t {
   kFlagHasFlags = 1 << 0,
   kFlagReadOnly = 1 << 1,
@@ -76,7 +58,6 @@ enum TransmissionFlag : uint16_t {
 };
 
 // --- "Option types"
-// ------------------------------------------------------------------------------------------
 enum Option : uint32_t {
   kOptExportName = 1,
   kOptAbort = 2,
@@ -92,7 +73,6 @@ enum Option : uint32_t {
 };
 
 // --- "Option reply types"
-// ------------------------------------------------------------------------------------
 inline constexpr uint32_t kRepErrorBit = uint32_t{1} << 31;
 enum OptionReply : uint32_t {
   kRepAck = 1,
@@ -112,7 +92,6 @@ enum OptionReply : uint32_t {
 };
 
 // --- "NBD_REP_INFO" under "Option reply types": the information types
-// ---------------------------------------
 enum Info : uint16_t {
   kInfoExport = 0,
   kInfoName = 1,
@@ -121,19 +100,15 @@ enum Info : uint16_t {
 };
 
 // --- "Size constraints"
-// ----------------------------------------------------------------------------------------
 inline constexpr uint32_t kBlockSizeMinimumMax = 64 * 1024;  // the largest legal minimum block size
 inline constexpr uint32_t kBlockSizeMinimumDefault = 1;      // a server that advertises nothing
 inline constexpr uint32_t kBlockSizeMinimumSafe = 512;       // a client that was told nothing
 inline constexpr uint32_t kBlockSizePreferredDefault = 4096;
 inline constexpr uint32_t kPayloadBytesMaxDefault = 32 * 1024 * 1024;  // 2^25
 inline constexpr uint32_t kPayloadBytesUnlimited = 0xffffffff;
-inline constexpr uint64_t kExportBytesMax =
-    (uint64_t{1} << 63) - 1;  // ours: offsets are signed in Linux
 
 // --- "Request message", "Simple reply message", "Structured reply chunk message",
 //     "Extended reply chunk message" (extended headers)
-//     --------------------------------------------------------
 inline constexpr uint32_t kRequestMagic = 0x25609513;
 inline constexpr uint32_t kExtendedRequestMagic = 0x21e41c71;
 inline constexpr uint32_t kSimpleReplyMagic = 0x67446698;
@@ -146,7 +121,6 @@ inline constexpr size_t kStructuredReplyBytes = 20;
 inline constexpr size_t kExtendedReplyBytes = 32;
 
 // --- "Request types"
-// -------------------------------------------------------------------------------------------
 enum Command : uint16_t {
   kCmdRead = 0,
   kCmdWrite = 1,
@@ -160,7 +134,6 @@ enum Command : uint16_t {
 };
 
 // --- "Command flags"
-// -------------------------------------------------------------------------------------------
 enum CommandFlag : uint16_t {
   kCmdFlagFua = 1 << 0,
   kCmdFlagNoHole = 1 << 1,
@@ -171,13 +144,11 @@ enum CommandFlag : uint16_t {
 };
 
 // --- "Structured reply flags"
-// ------------------------------------------------------------------------------------
 enum ChunkFlag : uint16_t {
   kChunkFlagDone = 1 << 0,
 };
 
 // --- "Structured reply types"
-// ------------------------------------------------------------------------------------
 inline constexpr uint16_t kChunkErrorBit = 1 << 15;
 enum ChunkType : uint16_t {
   kChunkNone = 0,
@@ -192,7 +163,6 @@ inline constexpr uint32_t kBlockStatusExtentsMax =
     1 << 20;  // descriptors a server should put into one chunk
 
 // --- "The `base:` metadata namespace"
-// ------------------------------------------------------------------------------
 inline constexpr std::string_view kBaseAllocation = "base:allocation";
 enum AllocationState : uint32_t {
   kStateHole = 1 << 0,
@@ -200,7 +170,6 @@ enum AllocationState : uint32_t {
 };
 
 // --- "Error values"
-// ---------------------------------------------------------------------------------------------------
 enum Error : uint32_t {
   kErrorNone = 0,
   kErrorPerm = 1,
