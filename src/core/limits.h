@@ -36,4 +36,9 @@ inline constexpr int kConnectionsMax = 4096;
 inline constexpr int kOffloadThreadsMax = 64;
 inline constexpr int kLoopsMax = 64;
 
+// What people type.
+inline constexpr size_t kSecretBytesMax = 64u << 10;  // a key file, generously
+inline constexpr size_t kSpecBytesMax = 64u << 10;    // an in-line spec
+inline constexpr size_t kStackLayersMax = 64;  // each layer may cost a coroutine frame a request
+
 }  // namespace blk::limits
