@@ -12,8 +12,8 @@ namespace {
 // Classes of 2^n + 4096 bytes: a payload of a power of two, and room for its headers.
 constexpr size_t kExtraBytes = 4096;
 constexpr int kSmallestShift = 9;
-constexpr int kClasses = 13;                     // up to 2 MiB; larger ones come from malloc
-constexpr size_t kBytesPerClassMax = 16u << 20;  // kept per thread and class
+constexpr int kClasses = 13;  // up to 2 MiB; larger ones come from malloc
+[[maybe_unused]] constexpr size_t kBytesPerClassMax = 16u << 20;  // kept per thread and class
 
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
@@ -21,12 +21,14 @@ constexpr size_t kBytesPerClassMax = 16u << 20;  // kept per thread and class
 #endif
 #endif
 
-int ClassOf(size_t bytes) {
+[[maybe_unused]] int ClassOf(size_t bytes) {
   size_t payload = bytes > kExtraBytes ? bytes - kExtraBytes : 1;
   int shift = std::bit_width(payload - 1);
   return shift < kSmallestShift ? 0 : shift - kSmallestShift;
 }
-size_t ClassBytes(int index) { return (size_t{1} << (index + kSmallestShift)) + kExtraBytes; }
+[[maybe_unused]] size_t ClassBytes(int index) {
+  return (size_t{1} << (index + kSmallestShift)) + kExtraBytes;
+}
 
 char* Allocate(size_t bytes) {
   size_t alignment = bytes >= 4096 ? 4096 : 64;

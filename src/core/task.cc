@@ -7,7 +7,7 @@
 namespace blk::internal {
 namespace {
 
-constexpr size_t kClassBytes = 128;
+[[maybe_unused]] constexpr size_t kClassBytes = 128;
 constexpr size_t kClasses = 32;          // frames up to 4 KiB; larger ones go to malloc
 constexpr size_t kFramesPerClass = 256;  // kept per thread and class
 
