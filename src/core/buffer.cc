@@ -15,10 +15,11 @@ constexpr int kSmallestShift = 9;
 constexpr int kClasses = 13;  // up to 2 MiB; larger ones come from malloc
 [[maybe_unused]] constexpr size_t kBytesPerClassMax = 16u << 20;  // kept per thread and class
 
-#if defined(__has_feature)
+// A sanitizer must see the life of each buffer, so there is no pool under one.
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define BLK_NO_BUFFER_POOL 1
-#endif
+constexpr bool kPooled = false;
+#else
+constexpr bool kPooled = true;
 #endif
 
 [[maybe_unused]] int ClassOf(size_t bytes) {
@@ -50,15 +51,14 @@ struct FreeLists {
       while (node) std::free(std::exchange(node, node->next));
   }
 };
-[[maybe_unused]] thread_local FreeLists lists;
+thread_local FreeLists lists;
 
 }  // namespace
 
 Buffer::Buffer(size_t bytes) : size_(bytes) {
   if (bytes == 0) return;
-#ifndef BLK_NO_BUFFER_POOL
   int index = ClassOf(bytes);
-  if (index < kClasses) {
+  if (kPooled && index < kClasses) {
     if (FreeLists::Node* node = lists.first[index]) {
       lists.first[index] = node->next;
       --lists.count[index];
@@ -68,15 +68,13 @@ Buffer::Buffer(size_t bytes) : size_(bytes) {
     data_ = Allocate(ClassBytes(index));
     return;
   }
-#endif
   data_ = Allocate(bytes);
 }
 
 Buffer::~Buffer() {
   if (!data_) return;
-#ifndef BLK_NO_BUFFER_POOL
   int index = ClassOf(size_);
-  if (index < kClasses && !lists.closed &&
+  if (kPooled && index < kClasses && !lists.closed &&
       (lists.count[index] + 1) * ClassBytes(index) <= kBytesPerClassMax) {
     auto* node = reinterpret_cast<FreeLists::Node*>(data_);
     node->next = lists.first[index];
@@ -84,7 +82,6 @@ Buffer::~Buffer() {
     ++lists.count[index];
     return;
   }
-#endif
   std::free(data_);
 }
 

@@ -11,10 +11,11 @@ namespace {
 constexpr size_t kClasses = 32;          // frames up to 4 KiB; larger ones go to malloc
 constexpr size_t kFramesPerClass = 256;  // kept per thread and class
 
-#if defined(__has_feature)
+// A sanitizer must see the life of each frame, so there is no pool under one.
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define BLK_NO_FRAME_POOL 1  // a sanitizer must see each frame's life
-#endif
+constexpr bool kPooled = false;
+#else
+constexpr bool kPooled = true;
 #endif
 
 struct FreeLists {
@@ -41,31 +42,25 @@ void* Allocate(size_t bytes) {
 }  // namespace
 
 void* AllocateFrame(size_t bytes) {
-#ifdef BLK_NO_FRAME_POOL
-  return Allocate(bytes);
-#else
   size_t index = (bytes - 1) / kClassBytes;
-  if (index >= kClasses) return Allocate(bytes);
+  if (!kPooled || index >= kClasses) return Allocate(bytes);
   if (FreeLists::Frame* frame = lists.first[index]) {
     lists.first[index] = frame->next;
     --lists.count[index];
     return frame;
   }
   return Allocate((index + 1) * kClassBytes);
-#endif
 }
 
-void FreeFrame(void* frame, [[maybe_unused]] size_t bytes) noexcept {
-#ifndef BLK_NO_FRAME_POOL
+void FreeFrame(void* frame, size_t bytes) noexcept {
   size_t index = (bytes - 1) / kClassBytes;
-  if (index < kClasses && lists.count[index] < kFramesPerClass) {
+  if (kPooled && index < kClasses && lists.count[index] < kFramesPerClass) {
     auto* free_frame = static_cast<FreeLists::Frame*>(frame);
     free_frame->next = lists.first[index];
     lists.first[index] = free_frame;
     ++lists.count[index];
     return;
   }
-#endif
   std::free(frame);
 }
 
