@@ -131,7 +131,7 @@ Task<bool> Echo(std::string path) {
   auto stream = co_await ConnectUnix(path);
   BLK_CHECK(stream.ok());
   std::string sent;
-  for (int i = 0; i < 3'000'000; ++i) sent += static_cast<char>(i * 7919 >> 5);
+  for (size_t i = 0; i < 3'000'000; ++i) sent += static_cast<char>(i * 7919 >> 5);
   scope.Spawn(SendAll(stream->get(), &sent));
   BufferedReader reader(stream->get());
   std::string got(sent.size(), 0);
