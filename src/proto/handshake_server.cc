@@ -185,9 +185,10 @@ Task<absl::StatusOr<bool>> ServerHandshake::ReadOption() {
   }
   std::array<char, kOptionHeaderBytes> bytes;
   BLK_CO_RETURN_IF_ERROR(co_await reader_.ReadExactly(bytes));
-  BLK_CO_ASSIGN_OR_RETURN(const OptionHeader header, ParseOptionHeader(bytes));
-  option_ = header.option;
-  data_bytes_ = header.length;
+  const absl::StatusOr<OptionHeader> header = ParseOptionHeader(bytes);
+  if (!header.ok()) co_return Violation(header.status().message());
+  option_ = header->option;
+  data_bytes_ = header->length;
   data_.clear();
   if (data_bytes_ > limits::kOptionBytesSkipMax) {
     co_return Violation(absl::StrCat(OptionText(option_), " with ", data_bytes_, " bytes of data"));
