@@ -1,0 +1,356 @@
+#include "src/core/file_io.h"
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <linux/magic.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <set>
+#include <tuple>
+
+#include "src/core/buffer.h"
+#include "src/core/loop.h"
+
+namespace blk {
+namespace {
+
+// Copying this much takes about 0.1 ms; more in line would make the loop's other clients wait.
+constexpr size_t kInLineBytesMax = 1 << 20;
+constexpr size_t kZeroBytes = 256 << 10;
+constexpr size_t kZeroVectorsMax = 16;
+constexpr int64_t kSlowWriteNs = 2'000'000;
+constexpr int kDistrustedWrites = 64;
+constexpr uint32_t kDirectBytes = 4096;  // suits every sector size in use
+constexpr int kEndOfFile = -1;           // beside errno values
+
+int64_t NowNs() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+// Moves all bytes with `step(done)`, a system call that returns what read and write return.
+// 0, an errno or kEndOfFile; *done counts in any case.
+template <typename Step>
+int MoveAll(size_t bytes, size_t* done, Step step) {
+  while (*done < bytes) {
+    ssize_t moved = step(*done);
+    if (moved > 0) {
+      *done += static_cast<size_t>(moved);
+    } else if (moved == 0) {
+      return kEndOfFile;
+    } else if (errno != EINTR) {
+      return errno;
+    }
+  }
+  return 0;
+}
+
+int ReadAll(int fd, char* into, size_t bytes, uint64_t offset, size_t* done) {
+  return MoveAll(bytes, done, [&](size_t at) {
+    return pread(fd, into + at, bytes - at, static_cast<off_t>(offset + at));
+  });
+}
+int WriteAll(int fd, const char* from, size_t bytes, uint64_t offset, size_t* done) {
+  return MoveAll(bytes, done, [&](size_t at) {
+    return pwrite(fd, from + at, bytes - at, static_cast<off_t>(offset + at));
+  });
+}
+int WriteAllZeroes(int fd, uint64_t length, uint64_t offset, size_t* done) {
+  alignas(4096) static char zeroes[kZeroBytes];  // never written: all of it is the zero page
+  return MoveAll(length, done, [&](size_t at) {
+    iovec parts[kZeroVectorsMax];
+    int count = 0;
+    for (size_t left = length - at; left > 0 && count < static_cast<int>(kZeroVectorsMax);) {
+      size_t part = std::min(left, kZeroBytes);
+      parts[count++] = {zeroes, part};
+      left -= part;
+    }
+    return pwritev(fd, parts, count, static_cast<off_t>(offset + at));
+  });
+}
+
+// A regular file of a file system that has no disk. (Device nodes live on one too.)
+bool IsInMemory(int fd) {
+  struct stat file;
+  struct statfs system;
+  return fstat(fd, &file) == 0 && S_ISREG(file.st_mode) && fstatfs(fd, &system) == 0 &&
+         (system.f_type == TMPFS_MAGIC || system.f_type == RAMFS_MAGIC);
+}
+
+bool Aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % kDirectBytes == 0; }
+
+// Files that have lost writes, for the life of the process. The time of birth tells a file from an
+// earlier one with its number.
+using FileIdentity = std::tuple<uint64_t, uint64_t, uint64_t, int64_t, int64_t>;
+struct LostWrites {
+  std::mutex mutex;
+  std::set<FileIdentity> files;
+  static LostWrites& Get() {
+    static LostWrites& all = *new LostWrites;
+    return all;
+  }
+};
+
+FileIdentity IdentityOf(int fd) {
+  struct statx info = {};
+  (void)statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_BTIME, &info);
+  // A block device is the same through any of its nodes.
+  if (S_ISBLK(info.stx_mode)) return {info.stx_rdev_major, info.stx_rdev_minor, 0, 0, 0};
+  return {(uint64_t{info.stx_dev_major} << 32) | info.stx_dev_minor, ~uint64_t{0}, info.stx_ino,
+          info.stx_btime.tv_sec, info.stx_btime.tv_nsec};
+}
+
+}  // namespace
+
+FileIo::FileIo(int fd, std::string name) : fd_(fd), name_(std::move(name)) {
+  int flags = fcntl(fd, F_GETFL);
+  if (flags != -1 && (flags & O_DIRECT)) {
+    alignment_bytes_ = kDirectBytes;
+    reads_ = Reads::kOffload;
+  } else if (IsInMemory(fd)) {
+    reads_ = Reads::kMemory;  // knows no RWF_NOWAIT, and needs none
+  }
+  LostWrites& lost = LostWrites::Get();
+  std::lock_guard lock(lost.mutex);
+  if (!lost.files.empty() && lost.files.contains(IdentityOf(fd))) sync_errno_ = EIO;
+}
+
+FileIo::~FileIo() { close(fd_); }
+
+absl::Status FileIo::Failed(std::string_view what, int errno_value, uint64_t offset) const {
+  return ErrnoError(errno_value, absl::StrCat("cannot ", what, " ", name_, " at ", offset));
+}
+
+absl::Status FileIo::EndsEarly(uint64_t offset) const {
+  return ErrnoErrorAsIs(EIO, absl::StrCat(name_, " ends at or before ", offset,
+                                          ": it was made shorter while in use"));
+}
+
+absl::Status FileIo::SyncFailed(int errno_value) const {
+  return ErrnoError(errno_value,
+                    absl::StrCat("flushing ", name_,
+                                 " failed, now or earlier: some of what was written is lost; check "
+                                 "the storage, then start again from a copy that is known good"));
+}
+
+// ---- Reading and writing
+
+Task<absl::Status> FileIo::ReadAt(uint64_t offset, std::span<char> into) {
+  size_t done = 0;
+  Reads reads = reads_.load(std::memory_order_relaxed);
+  if (reads != Reads::kOffload && into.size() <= kInLineBytesMax) {
+    iovec part{into.data(), into.size()};
+    ssize_t got = preadv2(fd_, &part, 1, static_cast<off_t>(offset),
+                          reads == Reads::kNoWait ? RWF_NOWAIT : 0);
+    if (got == static_cast<ssize_t>(into.size())) return absl::OkStatus();
+    if (got == 0) return EndsEarly(offset);
+    if (got < 0 && (errno == EOPNOTSUPP || errno == ENOSYS)) reads_ = Reads::kOffload;
+    if (got > 0) done = static_cast<size_t>(got);
+  }
+  // The rest is not in memory, or whatever failed will fail again there.
+  return ReadOffloaded(offset + done, into.subspan(done));
+}
+
+Task<absl::Status> FileIo::ReadOffloaded(uint64_t offset, std::span<char> into) {
+  Buffer bounce;
+  if (alignment_bytes_ > 1 && !Aligned(into.data()))
+    bounce = Buffer(std::max<size_t>(into.size(), kDirectBytes));
+  char* to = bounce ? bounce.data() : into.data();
+  size_t done = 0;
+  int error = 0;
+  co_await Loop::Current()->Offload([&] {
+    error = ReadAll(fd_, to, into.size(), offset, &done);
+    if (bounce) std::copy_n(to, done, into.data());
+  });
+  if (error == kEndOfFile) co_return EndsEarly(offset + done);
+  if (error) co_return Failed("read", error, offset + done);
+  co_return absl::OkStatus();
+}
+
+void FileIo::TimedWrite(int64_t took_ns) {
+  if (took_ns > kSlowWriteNs) {
+    distrusted_writes_.store(kDistrustedWrites, std::memory_order_relaxed);
+  } else if (int left = distrusted_writes_.load(std::memory_order_relaxed); left > 0) {
+    distrusted_writes_.compare_exchange_strong(left, left - 1, std::memory_order_relaxed);
+  }
+}
+
+// Writes to the page cache have no RWF_NOWAIT on ext4. They wait when too much is dirty or when
+// part of a page must be read first; that shows in the time they take.
+Task<absl::Status> FileIo::WriteAt(uint64_t offset, std::span<const char> from) {
+  size_t done = 0;
+  if (from.size() <= kInLineBytesMax && alignment_bytes_ == 1 &&
+      distrusted_writes_.load(std::memory_order_relaxed) == 0) {
+    int64_t start_ns = NowNs();
+    ssize_t put = pwrite(fd_, from.data(), from.size(), static_cast<off_t>(offset));
+    int error = errno;
+    TimedWrite(NowNs() - start_ns);
+    if (put == static_cast<ssize_t>(from.size())) return absl::OkStatus();
+    if (put < 0 && error != EINTR) return Failed("write", error, offset);
+    if (put > 0) done = static_cast<size_t>(put);
+  }
+  return WriteOffloaded(offset + done, from.subspan(done));
+}
+
+Task<absl::Status> FileIo::WriteOffloaded(uint64_t offset, std::span<const char> from) {
+  Buffer bounce;
+  if (alignment_bytes_ > 1 && !Aligned(from.data()))
+    bounce = Buffer(std::max<size_t>(from.size(), kDirectBytes));
+  size_t done = 0;
+  int error = 0;
+  co_await Loop::Current()->Offload([&] {
+    if (bounce) std::copy_n(from.data(), from.size(), bounce.data());
+    int64_t start_ns = NowNs();
+    error = WriteAll(fd_, bounce ? bounce.data() : from.data(), from.size(), offset, &done);
+    TimedWrite(NowNs() - start_ns);
+  });
+  // write(2) returns 0 for no regular file; a device that does has no room.
+  if (error) co_return Failed("write", error == kEndOfFile ? ENOSPC : error, offset + done);
+  co_return absl::OkStatus();
+}
+
+Task<absl::Status> FileIo::WriteZeroesAt(uint64_t offset, uint64_t length) {
+  size_t done = 0;
+  int error = 0;
+  co_await Loop::Current()->Offload([&] { error = WriteAllZeroes(fd_, length, offset, &done); });
+  if (error)
+    co_return Failed("write zeroes to", error == kEndOfFile ? ENOSPC : error, offset + done);
+  co_return absl::OkStatus();
+}
+
+// ---- Durability
+
+Task<absl::Status> FileIo::Sync() {
+  uint64_t ticket = ++syncs_asked_;
+  MutexGuard guard = co_await sync_mutex_.Lock();
+  if (sync_errno_) co_return SyncFailed(sync_errno_);
+  // A sync that began after we asked has covered what was written before.
+  if (syncs_done_ >= ticket) co_return absl::OkStatus();
+  uint64_t covers = syncs_asked_.load();
+  int error = fail_next_sync_.exchange(0);
+  if (error == 0) {
+    co_await Loop::Current()->Offload([&] {
+      do error = fdatasync(fd_) == 0 ? 0 : errno;
+      while (error == EINTR);
+    });
+  }
+  if (error == 0) {
+    syncs_done_ = covers;
+    co_return absl::OkStatus();
+  }
+  sync_errno_ = error;
+  LostWrites& lost = LostWrites::Get();
+  std::lock_guard lock(lost.mutex);
+  lost.files.insert(IdentityOf(fd_));
+  co_return SyncFailed(error);
+}
+
+// ---- Extents
+
+uint64_t FileIo::KnownDataEnd(uint64_t offset) {
+  std::lock_guard lock(data_mutex_);
+  return offset >= data_from_ ? data_to_ : 0;
+}
+
+void FileIo::RememberData(uint64_t from, uint64_t to) {
+  std::lock_guard lock(data_mutex_);
+  data_from_ = from;
+  data_to_ = to;
+}
+
+Task<absl::Status> FileIo::FindExtents(ExtentList* list, bool only_first) {
+  if (uint64_t end = KnownDataEnd(list->next()); end > list->next()) {
+    list->Append(end - list->next(), kExtentData);
+    if (only_first || list->full()) co_return absl::OkStatus();
+  }
+  int error = 0;
+  uint64_t at = list->next();
+  co_await Loop::Current()->Offload([&] { error = SeekExtents(list, only_first); });
+  if (error) co_return Failed("find the holes of", error, at);
+  co_return absl::OkStatus();
+}
+
+// The position of the descriptor is shared by all threads, but a seek answers with its own result
+// and nothing else uses the position: no lock is needed.
+int FileIo::SeekExtents(ExtentList* list, bool only_first) {
+  while (!list->full()) {
+    uint64_t at = list->next();
+    off_t data = lseek(fd_, static_cast<off_t>(at), SEEK_DATA);
+    if (data < 0 && errno != ENXIO) return errno;
+    if (data < 0) {  // a hole up to the end of the file; what else was asked for is not there
+      struct stat info;
+      if (fstat(fd_, &info) != 0) return errno;
+      uint64_t end = static_cast<uint64_t>(info.st_size);
+      if (end > at) list->Append(end - at, kExtentHoleZero);
+      if (!only_first || list->empty()) list->Append(list->end() - list->next(), kExtentData);
+      return 0;
+    }
+    uint64_t from = static_cast<uint64_t>(data);
+    if (from > at) list->Append(from - at, kExtentHoleZero);
+    if (list->full() || (only_first && !list->empty())) return 0;
+    off_t hole = lseek(fd_, data, SEEK_HOLE);
+    if (hole < 0 && errno != ENXIO) return errno;
+    if (hole <= data) {  // it changes under our hands; data is never wrong
+      list->Append(list->end() - list->next(), kExtentData);
+      return 0;
+    }
+    RememberData(from, static_cast<uint64_t>(hole));
+    list->Append(static_cast<uint64_t>(hole - data), kExtentData);
+    if (only_first) return 0;
+  }
+  return 0;
+}
+
+// ---- Other calls
+
+namespace {
+// `call` is a system call that returns -1 and sets errno.
+template <typename Call>
+Task<int> Offloaded(Call call) {
+  int error = 0;
+  co_await Loop::Current()->Offload([&] {
+    do error = call() == 0 ? 0 : errno;
+    while (error == EINTR);
+  });
+  co_return error;
+}
+}  // namespace
+
+Task<int> FileIo::Allocate(int mode, uint64_t offset, uint64_t length) {
+  RememberData(0, 0);  // it may become a hole
+  return Offloaded([fd = fd_, mode, offset, length] {
+    return fallocate(fd, mode, static_cast<off_t>(offset), static_cast<off_t>(length));
+  });
+}
+
+Task<int> FileIo::Discard(uint64_t offset, uint64_t length) {
+  return Offloaded([fd = fd_, offset, length] {
+    uint64_t range[2] = {offset, length};
+    return ioctl(fd, BLKDISCARD, range);
+  });
+}
+
+Task<int> FileIo::Advise(uint64_t offset, uint64_t length, int advice) {
+  return Offloaded([fd = fd_, offset, length, advice] {
+    errno = posix_fadvise(fd, static_cast<off_t>(offset), static_cast<off_t>(length), advice);
+    return errno == 0 ? 0 : -1;
+  });
+}
+
+Task<int> FileIo::DropPageCache() {
+  return Offloaded([fd = fd_] {
+    int result = sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+    (void)posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    return result;
+  });
+}
+
+}  // namespace blk
