@@ -4,7 +4,7 @@
 // clang-format off
 // Backends
 BLK_SPEC(FileSpec)
-BLK_SPEC(NbdSpec)
+BLK_SPEC(SplitSpec)
 
 // Filters
 
