@@ -1,26 +1,24 @@
 // The text of an in-line spec taken apart: a disk in one word, as every tool takes it.
 //
-//   SPEC   = { FILTER [PARAMS] "+" } SOURCE                 the leftmost filter is nearest the
-//   client SOURCE = path | URI | NAME [":" VALUE] [PARAMS] PARAMS = "(" KEY "=" VALUE { "," KEY "="
-//   VALUE } ")"
+//   SPEC   = { FILTER [PARAMS] "+" } SOURCE          the leftmost filter is nearest the client
+//   SOURCE = path | URI | NAME [":" VALUE] [PARAMS]
+//   PARAMS = "(" KEY "=" VALUE { "," KEY "=" VALUE } ")"
 //
-//   memory:1T    sparse-random:1T(seed=7)    partition(partition=2)+disk.img
-//   xz+https://host/disk.xz    ./memory
+//   memory:1T    sparse-random:1T(seed=7)    partition(partition=2)+disk.img    ./memory
 //
 // What SOURCE is follows from the text alone, never from which files exist or which backends are
 // built in, so that a spec means the same everywhere and a misspelt name never creates a file. The
 // rules, tried in this order at the beginning and after each `+`:
-//   1. begins with `/` or `.`                        a path, to the end of the text, whatever it
-//   contains
-//   2. begins with a known scheme and `://`          a URI, to the end (an unknown scheme is an
-//   error)
-//   3. has a `.` or `/` before any `:`, `(` or `+`   a path, to the end: disk.img, images/disk
-//   4. anything else                                 a NAME, and an error if there is no such
-//   backend or filter: memroy, disk, c++.img
+//   1. begins with `/` or `.`                        a path to the end, whatever it contains
+//   2. begins with a known scheme and `://`          a URI to the end (unknown: an error)
+//   3. has a `.` or `/` before any `:`, `(` or `+`   a path to the end: disk.img, images/disk
+//   4. anything else                                 a NAME, and an error if there is none such:
+//                                                    memroy, disk, c++.img
 // Inside parentheses `%XX` is a byte, and `%`, `,`, `(` and `)` in a value must be written so;
 // outside them `%` is a plain character. A VALUE goes to the end, but for a last pair of
-// parentheses that holds nothing but KEY=VALUE: `memory:1T(a=b)` has a parameter, `data:(1 2)` has
-// none.
+// parentheses that holds nothing but KEY=VALUE: `memory:1T(a=b)` has a parameter, `data:(1 2)`
+// has none.
+//
 // `-`, `null:` as a target and `[ COMMAND ]` belong to the tools that take them, not here.
 // Owner: backends. Pure functions; any thread.
 #pragma once

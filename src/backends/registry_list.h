@@ -5,6 +5,7 @@
 // Backends
 BLK_SPEC(FileSpec)
 BLK_SPEC(SplitSpec)
+BLK_SPEC(NbdSpec)
 
 // Filters
 

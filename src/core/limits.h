@@ -34,6 +34,9 @@ inline constexpr uint64_t kMemoryBytesDefault = 1ull << 30;    // request buffer
 inline constexpr uint64_t kConnectionReserveBytes = 1u << 20;  // always granted to a connection
 inline constexpr int kConnectionsMax = 4096;
 inline constexpr int kOffloadThreadsMax = 64;
+inline constexpr size_t kProgramsMax = 512;  // half of the usual limit of descriptors
+inline constexpr size_t kProgramOutputBytesMax = 64u << 20;  // as a request: scripts serve reads
+inline constexpr size_t kProgramErrorBytesMax = 64u << 10;
 inline constexpr int kLoopsMax = 64;
 
 // What people type.

@@ -290,8 +290,10 @@ LoopPool::LoopPool(int threads)
     : impl_(
           std::make_unique<Impl>(std::max(4, std::min(2 * threads, limits::kOffloadThreadsMax)))) {
   BLK_CHECK(threads >= 1);
-  for (int i = 0; i < threads; ++i)
+  for (int i = 0; i < threads; ++i) {
     impl_->loops.push_back(std::make_unique<AsioLoop>(impl_->offload));
+    impl_->loops.back()->pool_size_ = threads;
+  }
 }
 
 LoopPool::~LoopPool() { impl_->offload.join(); }

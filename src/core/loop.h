@@ -59,6 +59,9 @@ class Loop {
 
   virtual std::unique_ptr<Watch> WatchDescriptor(int fd) = 0;
 
+  // How many loops share the work of this process, this one included.
+  size_t pool_size() const { return pool_size_; }
+
   // Starts `task`; nobody waits for it. Any thread. Used to enter a loop from outside.
   void Spawn(Task<void> task);
 
@@ -69,6 +72,8 @@ class Loop {
   static void SetCurrent(Loop* loop);
 
  private:
+  friend class LoopPool;
+  size_t pool_size_ = 1;
   uint64_t timer_sequence_ = 0;
   std::map<TimerId, absl::AnyInvocable<void()>> timers_;
 };

@@ -1,10 +1,10 @@
 // A tool's command line, read into a Config by the same rows as every other parameter.
 //
-//   -C 4, -C4, --connections=4, --connections 4     a value
-//   -f, --foreground, --foreground=no               a switch; --no-foreground is its opposite
-//   -fv                                             switches run together; the last may take a
-//   value
-//   --                                              only words follow
+//   -C 4, -C4, --connections=4, --connections 4    a value
+//   -f, --foreground, --foreground=no              a switch; --no-foreground is its opposite
+//   -fv                                            letters run together; the last may have a value
+//   --                                             only words follow
+//
 // Options and words mix in any order unless the syntax says otherwise. `-` alone is a word.
 // Owner: core. Any thread.
 #pragma once

@@ -2,16 +2,22 @@
 // (help, bounds, whether it is required). Notation, default and the word in help follow from the
 // member's type and initialiser:
 //
-//   struct Config { Size size; Nanoseconds delay = std::chrono::seconds(2);
-//   std::vector<std::string> header; }; ParamTable<Config> table; table.Param("size",
-//   &Config::size, {.help = "size of the disk", .required = true, .magic = true})
+//   struct Config {
+//     Size size;
+//     Nanoseconds delay = std::chrono::seconds(2);
+//     std::vector<std::string> header;
+//   };
+//   ParamTable<Config> table;
+//   table.Param("size", &Config::size, {.help = "size of the disk", .required = true})
 //       .Param("delay", &Config::delay, {.help = "time to wait", .max = "60s"})
 //       .Param("header", &Config::header, {.help = "header to send"});
 //
 // The rows are read by ParamReader (key=value words and in-line specs), by ParseOptions (options.h:
 // a tool's --name=value) and by param_text.h (help, man pages, completion, JSON, fuzz dictionary).
-// Keys are as nbdkit has them: `-` and `_` as written. Owner: core. Tables are built once and then
-// read by any thread; a ParamReader belongs to one thread.
+// Keys are as nbdkit has them: `-` and `_` as written.
+//
+// Owner: core. Tables are built once and then read by any thread; a ParamReader belongs to one
+// thread.
 #pragma once
 
 #include <functional>

@@ -4,14 +4,16 @@
 //   const Spec& MemorySpec() {
 //     static const Spec& spec = *new Spec(
 //         BackendSpec<Config>("memory", "RAM disk, sparse by default")
-//             .Param("size", &Config::size, {.help = "size of the disk", .required = true, .magic =
-//             true}) .Example("memory:1M") .Make([](Config config) -> absl::StatusOr<LayerPtr> {
-//             ... }));
+//             .Param("size", &Config::size, {.help = "size of the disk", .magic = true})
+//             .Example("memory:1M")
+//             .Make([](Config config) -> absl::StatusOr<LayerPtr> { ... }));
 //     return spec;
 //   }
 //
 // and has a line in registry_list.h. For a filter: FilterSpec<Config>, and Make takes (Config,
-// LayerPtr below). Owner: core. A Spec is built once, then read by any thread.
+// LayerPtr below).
+//
+// Owner: core. A Spec is built once, then read by any thread.
 #pragma once
 
 #include <functional>

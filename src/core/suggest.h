@@ -10,10 +10,9 @@
 namespace blk {
 
 // The candidate nearest to `word` by insertions, deletions, replacements and swaps of neighbours,
-// where upper and lower case, and `-` and
-// `_`, are the same; failing that, the first candidate of which `word` is the beginning. "" when
-// nothing is near: a wild guess misleads more than it helps. The result is a view of a candidate's
-// characters.
+// where upper and lower case, and `-` and `_`, are the same; failing that, the first candidate of
+// which `word` is the beginning. "" when nothing is near: a wild guess misleads more than it helps.
+// The result is a view of a candidate's characters.
 std::string_view Nearest(std::string_view word, std::span<const std::string_view> candidates);
 
 // ", did you mean `NAME`?" with the nearest candidate, written after `prefix` (such as "--"), or

@@ -2,8 +2,9 @@
 //
 // Every value that reaches blk as text (a parameter, an option, an in-line spec) is read here, so
 // that `1T` means the same everywhere. Notation follows nbdkit(1) where it has one; what blk
-// accepts beyond it is said at the function. Owner: core. Pure functions without state: any thread
-// may call them.
+// accepts beyond it is said at the function.
+//
+// Owner: core. Pure functions without state: any thread may call them.
 //
 // Failures are InvalidArgument (the text is no such value) or OutOfRange (it is one, but too small
 // or too large). The message quotes the text and says what would have been right; the caller adds

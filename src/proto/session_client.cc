@@ -65,8 +65,12 @@ Task<absl::Status> ClientSession::Extents(std::string_view context, ExtentList* 
                                           uint32_t flags) {
   for (const MetaContext& known : options_.contexts) {
     if (known.name != context) continue;
-    return Send(kCmdBlockStatus, CommandFlags(flags), list->next(), list->end() - list->next(), {},
-                nullptr, list, known.id);
+    // Compact requests have 32-bit lengths; the answer may end early, and the caller asks on.
+    constexpr uint64_t kCompactMax = uint64_t{1} << 31;
+    uint64_t length = list->end() - list->next();
+    if (options_.style != ReplyStyle::kExtended) length = std::min(length, kCompactMax);
+    return Send(kCmdBlockStatus, CommandFlags(flags), list->next(), length, {}, nullptr, list,
+                known.id);
   }
   return ErrnoErrorAsIs(EOPNOTSUPP,
                         absl::StrCat("the NBD server has no metadata context ", context));

@@ -1,12 +1,59 @@
-// The entry point of blk.
+// blk: one program for disks and disk images. This file only finds the subcommand.
+#include <clocale>
+#include <csignal>
 #include <cstdio>
-#include <string_view>
+
+#include "src/core/process.h"
+#include "src/core/suggest.h"
+#include "src/tools/tool.h"
+
+namespace {
+
+constexpr std::string_view kVersion = "0.1.0";
+
+void PrintUsage(FILE* out) {
+  std::fputs("blk TOOL [OPTIONS] …\n\nTools:\n", out);
+  for (const blk::Tool& tool : blk::Tools())
+    std::fprintf(out, "  %-8s %s\n", std::string(tool.name).c_str(),
+                 std::string(tool.summary).c_str());
+  std::fputs("\n`blk TOOL -h` explains one of them; `blk list` shows the backends and filters.\n",
+             out);
+}
+
+int RunTool(const std::string& name, std::span<const std::string> arguments) {
+  const blk::Tool* tool = blk::FindTool(name);
+  if (tool) return tool->run(arguments);
+  std::vector<std::string_view> names;
+  for (const blk::Tool& known : blk::Tools()) names.push_back(known.name);
+  std::string hint = blk::DidYouMean(name, names);
+  std::fprintf(stderr, "blk: error: there is no tool `%s`%s; `blk --help` lists them\n",
+               name.c_str(), hint.c_str());
+  return 1;
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
-  if (argc == 2 && std::string_view(argv[1]) == "--version") {
-    std::puts("blk 0.1.0");
+  std::signal(SIGPIPE, SIG_IGN);
+  std::vector<std::string> arguments(argv + 1, argv + argc);
+  if (arguments.empty()) {
+    PrintUsage(stderr);
+    return 1;
+  }
+  if (arguments[0] == "--version" || arguments[0] == "-V") {
+    std::printf("blk %s\n", std::string(kVersion).c_str());
     return 0;
   }
-  std::fputs("usage: blk --version\n", stderr);
-  return 2;
+  if (arguments[0] == "--help" || arguments[0] == "-h") {
+    PrintUsage(stdout);
+    return 0;
+  }
+  // Before any thread: programs are started by a small process of its own.
+  if (absl::Status status = blk::Spawner::Start(); !status.ok()) {
+    std::fprintf(stderr, "blk: error: %s\n", std::string(status.message()).c_str());
+    return 1;
+  }
+  int exit_status = RunTool(arguments[0], std::span(arguments).subspan(1));
+  blk::Spawner::Stop();
+  return exit_status;
 }

@@ -1,6 +1,8 @@
 #include "src/core/param.h"
 
 #include <doctest/doctest.h>
+#include <pty.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <fstream>
@@ -207,6 +209,47 @@ TEST_CASE("secrets by nbdkit's rules") {
   CHECK(ReadSecret(absl::StrCat("+", path)).status().message() ==
         absl::StrCat("the secret in ", path, " is longer than 65536 bytes"));
   unlink(path);
+}
+
+// What a child says that asks for a secret on a terminal of its own, where `typed` is typed; then,
+// in `screen`, what that terminal showed.
+std::string AskedSecret(std::string_view typed, std::string* screen) {
+  int pipe_ends[2];
+  REQUIRE(pipe(pipe_ends) == 0);
+  int terminal = -1;
+  pid_t child = forkpty(&terminal, nullptr, nullptr, nullptr);
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    absl::StatusOr<Secret> secret = ReadSecret("-");
+    std::string answer = secret.ok() ? secret->text : std::string(secret.status().message());
+    bool written = write(pipe_ends[1], answer.data(), answer.size()) >= 0;
+    _exit(written ? 0 : 1);
+  }
+  close(pipe_ends[1]);
+  char buffer[256];
+  ssize_t got = read(terminal, buffer, sizeof buffer);  // the prompt: from now on echo is off
+  screen->assign(buffer, got > 0 ? static_cast<size_t>(got) : 0);
+  REQUIRE(write(terminal, typed.data(), typed.size()) == static_cast<ssize_t>(typed.size()));
+  std::string answer;
+  while ((got = read(pipe_ends[0], buffer, sizeof buffer)) > 0)
+    answer.append(buffer, static_cast<size_t>(got));
+  while ((got = read(terminal, buffer, sizeof buffer)) > 0)
+    screen->append(buffer, static_cast<size_t>(got));
+  int status = -1;
+  CHECK(waitpid(child, &status, 0) == child);
+  CHECK(status == 0);
+  close(pipe_ends[0]);
+  close(terminal);
+  return answer;
+}
+
+TEST_CASE("a secret is asked for without echo") {
+  std::string screen;
+  CHECK(AskedSecret("open sesame\n", &screen) == "open sesame");
+  CHECK(screen == "password: \r\n");
+  CHECK(AskedSecret("\n", &screen) == "");
+  CHECK(AskedSecret("half\x03", &screen) == "no secret was given");
+  CHECK(screen == "password: \r\n");
 }
 
 TEST_CASE("suggestions are near or absent") {

@@ -1,0 +1,175 @@
+// nbd: an export of another NBD server. Parallel-safe: each loop has connections of its own.
+#include "src/backends/nbd_connect.h"
+#include "src/backends/stack.h"
+#include "src/core/spec.h"
+#include "src/core/sync.h"
+
+namespace blk {
+
+const Spec& NbdSpec();
+
+namespace {
+
+struct Config {
+  std::optional<std::string> uri;
+  std::optional<std::string> socket;
+  std::optional<std::string> hostname;
+  std::string port = "10809";
+  std::optional<uint32_t> vsock;
+  std::string export_name;
+  bool dynamic_export = false;
+  bool shared = false;
+  int connections = 4;
+  int retry = 0;
+  bool structured_replies = true;
+  bool extended_headers = true;
+  int timeout = 30;
+  std::vector<std::string> contexts;
+};
+
+absl::StatusOr<nbd::Uri> UriOf(const Config& config) {
+  int ways = config.uri.has_value() + config.socket.has_value() + config.hostname.has_value() +
+             config.vsock.has_value();
+  if (ways != 1)
+    return absl::InvalidArgumentError(
+        "say where the server is by exactly one of uri=, socket=, hostname= and vsock=");
+  nbd::Uri uri;
+  if (config.uri) {
+    BLK_ASSIGN_OR_RETURN(uri, nbd::ParseUri(*config.uri));
+  } else if (config.socket) {
+    uri.transport = nbd::Uri::Transport::kUnix;
+    uri.socket = *config.socket;
+  } else {
+    BLK_ASSIGN_OR_RETURN(uri.port, ParseUnsigned(config.port));
+    if (config.vsock) {
+      uri.transport = nbd::Uri::Transport::kVsock;
+      uri.vsock_cid = *config.vsock;
+    } else {
+      uri.host = *config.hostname;
+    }
+  }
+  if (!config.export_name.empty()) uri.export_name = config.export_name;
+  return uri;
+}
+
+// What every client of a shared connection gets; the layer closes the connection itself.
+class SharedDevice final : public Filter {
+ public:
+  explicit SharedDevice(DevicePtr below) : Filter(below, below->facts(), /*passes_data=*/true) {}
+
+ protected:
+  Task<absl::Status> DoClose() override { return absl::OkStatus(); }
+};
+
+class NbdLayer final : public Layer {
+ public:
+  NbdLayer(NbdConnectOptions options, Config config)
+      : options_(std::move(options)), config_(std::move(config)) {}
+
+  Task<absl::StatusOr<ExportList>> ListExports(const OpenArgs&) override {
+    ExportList list;
+    if (!config_.dynamic_export) {
+      list.exports.push_back({options_.uri.export_name, ""});
+      list.default_name = options_.uri.export_name;
+      co_return list;
+    }
+    BLK_CO_ASSIGN_OR_RETURN(auto server, co_await NbdHandshake::Open(options_));
+    auto exports = co_await server->handshake().List();
+    co_await server->Close();
+    if (!exports.ok()) co_return exports.status();
+    for (nbd::ListedExport& entry : *exports)
+      list.exports.push_back({std::move(entry.name), std::move(entry.description)});
+    co_return list;
+  }
+
+  Task<absl::StatusOr<DevicePtr>> Open(OpenArgs args) override {
+    if (!config_.shared) co_return co_await Connect(std::move(args));
+    MutexGuard guard = co_await sharing_.Lock();
+    if (!shared_) {
+      BLK_CO_ASSIGN_OR_RETURN(shared_, co_await Connect(std::move(args)));
+    }
+    co_return std::make_shared<SharedDevice>(shared_);
+  }
+
+  Task<absl::Status> Stop() override {
+    if (!shared_) co_return absl::OkStatus();
+    DevicePtr device = std::exchange(shared_, nullptr);
+    co_return co_await device->Close();
+  }
+
+ private:
+  Task<absl::StatusOr<DevicePtr>> Connect(OpenArgs args) {
+    NbdConnectOptions options = options_;
+    if (config_.dynamic_export) options.uri.export_name = args.export_name;
+    auto connect = [options] { return ConnectNbd(options); };
+    auto first = co_await connect();
+    for (int i = 0; i < config_.retry && !first.ok(); ++i) {  // for servers that start just now
+      BLK_CO_RETURN_IF_ERROR(co_await Loop::Current()->Sleep(1'000'000'000));
+      first = co_await connect();
+    }
+    if (!first.ok()) co_return first.status();
+    co_return std::make_shared<NbdDevice>(*std::move(first), connect, config_.connections);
+  }
+
+  const NbdConnectOptions options_;
+  const Config config_;
+  Mutex sharing_;
+  DevicePtr shared_;  // guarded by sharing_; with shared=true
+};
+
+absl::StatusOr<LayerPtr> MakeNbd(Config config) {
+  if (config.shared && config.dynamic_export)
+    return absl::InvalidArgumentError("shared=true and dynamic-export=true exclude each other");
+  NbdConnectOptions options;
+  BLK_ASSIGN_OR_RETURN(options.uri, UriOf(config));
+  options.structured_replies = config.structured_replies;
+  options.extended_headers = config.extended_headers;
+  options.connect_seconds_max = config.timeout;
+  for (std::string& context : config.contexts) options.contexts.push_back(std::move(context));
+  return std::make_shared<NbdLayer>(std::move(options), std::move(config));
+}
+
+}  // namespace
+
+void AdjustNbdPlan(StackPlan* plan, int connections, const std::vector<std::string>& contexts) {
+  if (plan->layers.back().spec != &NbdSpec()) return;
+  auto* config = static_cast<Config*>(plan->layers.back().config.get());
+  if (config->connections == Config().connections) config->connections = connections;
+  config->contexts.insert(config->contexts.end(), contexts.begin(), contexts.end());
+}
+
+const Spec& NbdSpec() {
+  static const Spec& spec = *new Spec(
+      BackendSpec<Config>("nbd", "an export of another NBD server")
+          .Param("uri", &Config::uri, {.help = "NBD URI of the server", .magic = true})
+          .Param("socket", &Config::socket,
+                 {.help = "Unix socket", .word = "PATH", .path = PathUse::kReadWrite})
+          .Param("hostname", &Config::hostname, {.help = "TCP host"})
+          .Param("port", &Config::port, {.help = "TCP or vsock port", .word = "PORT"})
+          .Param("vsock", &Config::vsock, {.help = "vsock context id"})
+          .Param("export", &Config::export_name, {.help = "export name", .word = "NAME"})
+          .Param("dynamic-export", &Config::dynamic_export,
+                 {.help = "pass the client's export name on"})
+          .Param("shared", &Config::shared, {.help = "all clients share one connection"})
+          .Param("connections", &Config::connections,
+                 {.help = "most connections, when the server allows several",
+                  .min = "1",
+                  .max = "128"})
+          .Param("retry", &Config::retry,
+                 {.help = "how often to try again, once a second, to reach the server", .min = "0"})
+          .Param("timeout", &Config::timeout,
+                 {.help = "longest handshake", .unit = "seconds", .min = "1"})
+          .Param("structured-replies", &Config::structured_replies,
+                 {.help = "ask for structured replies"})
+          .Param("extended-headers", &Config::extended_headers,
+                 {.help = "ask for extended headers"})
+          .Param("context", &Config::contexts,
+                 {.help = "further metadata context to ask for", .word = "NAME"})
+          .PrintedExample("nbd://localhost", "the default export of a server on this machine")
+          .PrintedExample("nbd(socket=/tmp/sock,export=disk)", "over a Unix socket")
+          .Needs(Need::Kind::kNetwork)
+          .Make([](Config config) { return MakeNbd(std::move(config)); }));
+  return spec;
+}
+
+}  // namespace blk

@@ -1,0 +1,126 @@
+#include "src/backends/nbd_connect.h"
+
+#include <algorithm>
+
+#include "src/core/loop.h"
+
+namespace blk {
+namespace {
+
+// Cancels the stream when the handshake takes too long.
+class HandshakeTimer {
+ public:
+  HandshakeTimer(Stream* stream, int seconds)
+      : id_(Loop::Current()->StartTimer(Loop::Current()->NowNs() + int64_t{seconds} * 1'000'000'000,
+                                        [this, stream] {
+                                          expired_ = true;
+                                          stream->Cancel();
+                                        })) {}
+  ~HandshakeTimer() { Loop::Current()->CancelTimer(id_); }
+  absl::Status Explain(absl::Status status, const nbd::Uri& uri) const {
+    if (status.ok()) return status;
+    if (expired_)
+      return ErrnoErrorAsIs(ETIMEDOUT,
+                            absl::StrCat("the NBD server at ", uri.ToString(), " does not answer"));
+    return Annotate(status, absl::StrCat("NBD server ", uri.ToString()));
+  }
+
+ private:
+  bool expired_ = false;
+  Loop::TimerId id_;
+};
+
+nbd::ClientHandshakeOptions HandshakeOptions(const NbdConnectOptions& options) {
+  nbd::ClientHandshakeOptions result;
+  result.structured_replies = options.structured_replies;
+  result.extended_headers = options.extended_headers;
+  result.contexts = options.contexts;
+  return result;
+}
+
+}  // namespace
+
+Task<absl::StatusOr<StreamPtr>> OpenNbdStream(nbd::Uri uri) {
+  if (uri.tls)
+    return absl::StatusOr<StreamPtr>(absl::UnimplementedError(
+        absl::StrCat("this version has no TLS, which ", uri.ToString(), " asks for")));
+  switch (uri.transport) {
+    case nbd::Uri::Transport::kUnix:
+      return ConnectUnix(uri.socket);
+    case nbd::Uri::Transport::kVsock:
+      return ConnectVsock(uri.vsock_cid, uri.port);
+    case nbd::Uri::Transport::kTcp:
+      break;
+  }
+  return ConnectTcp(uri.host, absl::StrCat(uri.port));
+}
+
+Facts FactsOfExport(const nbd::ServerExport& e) {
+  Facts facts;
+  facts.size = e.size_bytes;
+  facts.block.minimum = std::max<uint32_t>(1, e.block_sizes.minimum);
+  facts.block.preferred = e.block_sizes.preferred;
+  facts.block.maximum = std::min(e.block_sizes.maximum, limits::kRequestBytesMax);
+  facts.block.maximum -= facts.block.maximum % facts.block.minimum;
+  facts.read_only = e.flags & nbd::kFlagReadOnly;
+  facts.rotational = e.flags & nbd::kFlagRotational;
+  facts.flush = e.flags & nbd::kFlagSendFlush;
+  facts.trim = e.flags & nbd::kFlagSendTrim;
+  facts.zero = e.flags & nbd::kFlagSendWriteZeroes;
+  facts.fast_zero = e.flags & nbd::kFlagSendFastZero;
+  facts.fua = e.flags & nbd::kFlagSendFua ? Support::kNative
+              : facts.flush               ? Support::kEmulate
+                                          : Support::kNone;
+  facts.cache = e.flags & nbd::kFlagSendCache ? Support::kNative : Support::kNone;
+  facts.multi_conn = e.flags & nbd::kFlagCanMultiConn;
+  facts.description = e.description;
+  facts.export_name = e.canonical_name;
+  facts.contexts.clear();
+  for (const nbd::MetaContext& context : e.contexts) facts.contexts.push_back(context.name);
+  facts.extents = std::find(facts.contexts.begin(), facts.contexts.end(), kBaseAllocation) !=
+                  facts.contexts.end();
+  if (!facts.extents) facts.contexts.push_back(std::string(kBaseAllocation));  // all data
+  facts.shared_buffers_ok = true;
+  return facts;
+}
+
+Task<absl::StatusOr<NbdConnection>> ConnectNbd(NbdConnectOptions options) {
+  BLK_CO_ASSIGN_OR_RETURN(StreamPtr stream, co_await OpenNbdStream(options.uri));
+  BufferedReader reader(stream.get());
+  HandshakeTimer timer(stream.get(), options.connect_seconds_max);
+  nbd::ClientHandshake handshake(reader, HandshakeOptions(options));
+  absl::Status started = co_await handshake.Start();
+  if (!started.ok()) co_return timer.Explain(started, options.uri);
+  auto server_export = co_await handshake.Go(options.uri.export_name);
+  if (!server_export.ok()) {
+    co_await handshake.Abort();
+    co_return timer.Explain(server_export.status(), options.uri);
+  }
+  NbdConnection connection;
+  connection.facts = FactsOfExport(*server_export);
+  connection.style = server_export->style;
+  nbd::ClientSessionOptions session;
+  session.style = server_export->style;
+  session.transmission_flags = server_export->flags;
+  session.contexts = server_export->contexts;
+  connection.session =
+      std::make_unique<nbd::ClientSession>(std::move(stream), reader.buffered(), session);
+  connection.session->Start();
+  co_return connection;
+}
+
+Task<absl::StatusOr<std::unique_ptr<NbdHandshake>>> NbdHandshake::Open(NbdConnectOptions options) {
+  auto result = std::make_unique<NbdHandshake>();
+  BLK_CO_ASSIGN_OR_RETURN(result->stream_, co_await OpenNbdStream(options.uri));
+  result->reader_ = std::make_unique<BufferedReader>(result->stream_.get());
+  result->handshake_ =
+      std::make_unique<nbd::ClientHandshake>(*result->reader_, HandshakeOptions(options));
+  HandshakeTimer timer(result->stream_.get(), options.connect_seconds_max);
+  absl::Status started = co_await result->handshake_->Start();
+  if (!started.ok()) co_return timer.Explain(started, options.uri);
+  co_return result;
+}
+
+Task<void> NbdHandshake::Close() { co_await handshake_->Abort(); }
+
+}  // namespace blk

@@ -1,0 +1,50 @@
+#pragma once
+// Reaching an NBD server: a URI becomes a stream, a stream becomes a negotiated connection. On the
+// current loop.
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "src/backends/nbd_pool.h"
+#include "src/core/stream.h"
+#include "src/proto/handshake_client.h"
+#include "src/proto/uri.h"
+
+namespace blk {
+
+struct NbdConnectOptions {
+  nbd::Uri uri;
+  bool structured_replies = true;
+  bool extended_headers = true;
+  std::vector<std::string> contexts = {std::string(kBaseAllocation)};
+  int connect_seconds_max = 30;  // of the handshake
+};
+
+// The transport alone.
+Task<absl::StatusOr<StreamPtr>> OpenNbdStream(nbd::Uri uri);
+
+// Connects and enters the transmission phase of the URI's export.
+Task<absl::StatusOr<NbdConnection>> ConnectNbd(NbdConnectOptions options);
+
+// What a device on this export can do.
+Facts FactsOfExport(const nbd::ServerExport& server_export);
+
+struct StackPlan;
+// If the backend of `plan` is nbd: how many connections it may make, unless the plan says so, and
+// which further contexts it asks for.
+void AdjustNbdPlan(StackPlan* plan, int connections, const std::vector<std::string>& contexts);
+
+// A conversation that stays in the handshake, for listing and describing exports.
+class NbdHandshake {
+ public:
+  static Task<absl::StatusOr<std::unique_ptr<NbdHandshake>>> Open(NbdConnectOptions options);
+  nbd::ClientHandshake& handshake() { return *handshake_; }
+  Task<void> Close();
+
+ private:
+  StreamPtr stream_;
+  std::unique_ptr<BufferedReader> reader_;
+  std::unique_ptr<nbd::ClientHandshake> handshake_;
+};
+
+}  // namespace blk

@@ -1,0 +1,155 @@
+#include "src/tools/endpoint.h"
+
+#include "absl/strings/str_join.h"
+#include "src/backends/file.h"
+#include "src/backends/nbd_connect.h"
+#include "src/backends/registry.h"
+#include "src/tools/captive.h"
+#include "src/tools/serve.h"
+
+namespace blk {
+namespace {
+
+// The target `null:`: as large as the source, forgets everything, reads as zeroes.
+class NullTarget final : public Device {
+ public:
+  explicit NullTarget(uint64_t size) : Device(MakeFacts(size)) {}
+
+ protected:
+  Task<absl::Status> DoRead(const Call&, uint64_t, std::span<char> into) override {
+    std::fill(into.begin(), into.end(), '\0');
+    return absl::OkStatus();
+  }
+  Task<absl::Status> DoWrite(const Call&, uint64_t, std::span<const char>) override {
+    return absl::OkStatus();
+  }
+  Task<absl::Status> DoZero(const Call&, uint64_t, uint64_t) override { return absl::OkStatus(); }
+
+ private:
+  static Facts MakeFacts(uint64_t size) {
+    Facts facts;
+    facts.size = size;
+    facts.zero = facts.fast_zero = true;
+    facts.flush = false;
+    facts.fua = Support::kNative;
+    facts.shared_buffers_ok = true;
+    return facts;
+  }
+};
+
+absl::StatusOr<StackPlan> PlanUri(const std::string& uri) { return PlanSpec(AllSpecs(), uri); }
+
+}  // namespace
+
+Endpoint::Endpoint() = default;
+Endpoint::Endpoint(Endpoint&&) = default;
+Endpoint& Endpoint::operator=(Endpoint&&) = default;
+Endpoint::~Endpoint() = default;
+
+absl::StatusOr<Endpoint> Endpoint::Parse(std::span<const std::string> words) {
+  BLK_CHECK(!words.empty());
+  Endpoint endpoint;
+  endpoint.text_ = absl::StrJoin(words, " ");
+  if (words[0] == "[") {
+    std::span<const std::string> command = words.subspan(1, words.size() - 2);
+    if (command.empty())
+      return absl::InvalidArgumentError("`[ ]` is empty: write the command of a server in it");
+    bool named_blk = command[0] == "blk" && command.size() > 1 && command[1] == "serve";
+    if (named_blk || command[0] == "serve") {
+      BLK_ASSIGN_OR_RETURN(ServeArguments serve,
+                           ParseServeArguments(command.subspan(named_blk ? 2 : 1)));
+      endpoint.plan_ = std::move(serve.plan);
+      endpoint.plan_.path.clear();  // a server's file is never created
+      endpoint.export_name_ = serve.export_name;
+      endpoint.read_only_ = serve.read_only;
+      return endpoint;
+    }
+    endpoint.kind_ = Kind::kCaptive;
+    endpoint.command_.assign(command.begin(), command.end());
+    return endpoint;
+  }
+  if (words[0] == "-") {
+    endpoint.kind_ = Kind::kStream;
+    return endpoint;
+  }
+  if (words[0] == "null:") {
+    endpoint.kind_ = Kind::kNull;
+    return endpoint;
+  }
+  BLK_ASSIGN_OR_RETURN(endpoint.plan_, PlanSpec(AllSpecs(), words[0]));
+  if (endpoint.plan_.layers.size() > 1) endpoint.plan_.path.clear();  // a window of a file, say
+  return endpoint;
+}
+
+Task<absl::StatusOr<LayerPtr>> Endpoint::MakeLayer(const Wish& wish) {
+  if (kind_ == Kind::kCaptive) {
+    BLK_CO_ASSIGN_OR_RETURN(captive_, co_await CaptiveServer::Start(command_));
+    BLK_CO_ASSIGN_OR_RETURN(plan_, PlanUri(captive_->uri()));
+  } else if (wish.create_bytes && !plan_.path.empty()) {
+    BLK_CO_RETURN_IF_ERROR(PrepareTargetFile(plan_.path, *wish.create_bytes, &reads_as_zeroes_));
+  }
+  AdjustNbdPlan(&plan_, wish.connections, wish.contexts);
+  co_return BuildStack(std::move(plan_));
+}
+
+Task<absl::StatusOr<DevicePtr>> Endpoint::Open(Wish wish) {
+  if (kind_ == Kind::kNull) {
+    if (!wish.create_bytes)
+      co_return absl::InvalidArgumentError("null: is only a target; a disk of zeroes is null:SIZE");
+    device_ = std::make_shared<NullTarget>(*wish.create_bytes);
+    reads_as_zeroes_ = true;
+    co_return device_;
+  }
+  if (kind_ == Kind::kStream)
+    co_return absl::InvalidArgumentError("`-` (a stream) cannot be used as a disk here");
+  BLK_CO_ASSIGN_OR_RETURN(layer_, co_await MakeLayer(wish));
+  BLK_CO_RETURN_IF_ERROR(co_await layer_->Start());
+  OpenArgs args;
+  args.export_name = export_name_;
+  args.read_only = wish.read_only || read_only_;
+  auto device = co_await layer_->Open(std::move(args));
+  if (!device.ok()) co_return Annotate(device.status(), text_);
+  device_ = *std::move(device);
+  if (!wish.read_only && (device_->facts().read_only || read_only_))
+    co_return ErrnoErrorAsIs(EROFS, absl::StrCat(text_, " is read-only: it cannot be a target"));
+  co_return device_;
+}
+
+Task<absl::Status> Endpoint::Close() {
+  absl::Status status;
+  if (device_) status = co_await device_->Close();
+  device_.reset();
+  if (layer_) {
+    absl::Status stopped = co_await layer_->Stop();
+    if (status.ok()) status = stopped;
+  }
+  layer_.reset();
+  if (captive_) {
+    absl::Status stopped = co_await captive_->Stop();
+    if (status.ok()) status = stopped;
+  }
+  captive_.reset();
+  co_return Annotate(status, text_);
+}
+
+absl::StatusOr<std::vector<std::vector<std::string>>> SplitEndpoints(
+    std::span<const std::string> words) {
+  std::vector<std::vector<std::string>> result;
+  for (size_t i = 0; i < words.size(); ++i) {
+    if (words[i] == "]") return absl::InvalidArgumentError("`]` without a `[` before it");
+    result.push_back({words[i]});
+    if (words[i] != "[") continue;
+    int depth = 1;
+    while (depth > 0) {
+      if (++i == words.size())
+        return absl::InvalidArgumentError(
+            "`[` without a `]` after it; both are words of their own");
+      if (words[i] == "[") ++depth;
+      if (words[i] == "]") --depth;
+      result.back().push_back(words[i]);
+    }
+  }
+  return result;
+}
+
+}  // namespace blk

@@ -1,0 +1,69 @@
+#pragma once
+// What a tool's command line names as a disk: a path, a block device, an NBD URI, an in-line spec,
+// `null:`, `-` (standard input or output), or `[ COMMAND ARGUMENTS… ]`, a captive server.
+// `[ blk serve … ]` and `[ serve … ]` are opened in this process, with no socket.
+//
+// Parsing happens before loops run (a password may be asked for); opening happens on a loop.
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "src/backends/stack.h"
+#include "src/core/layer.h"
+
+namespace blk {
+
+class CaptiveServer;
+
+class Endpoint {
+ public:
+  enum class Kind { kStack, kCaptive, kNull, kStream };
+
+  // `words`: one word, or a command between `[` and `]`.
+  static absl::StatusOr<Endpoint> Parse(std::span<const std::string> words);
+  Endpoint(Endpoint&&);
+  Endpoint& operator=(Endpoint&&);
+  ~Endpoint();
+
+  Kind kind() const { return kind_; }
+  const std::string& text() const { return text_; }  // as it was given, for messages
+  // A file that a target may create; empty for all else.
+  const std::string& path() const { return plan_.path; }
+
+  struct Wish {
+    bool read_only = true;
+    // Targets: the size that a path is given, and that `null:` has.
+    std::optional<uint64_t> create_bytes = std::nullopt;
+    int connections = 4;                     // of NBD, at most
+    std::vector<std::string> contexts = {};  // further metadata contexts to ask servers for
+  };
+  // Opens it; not for kStream. Call Close() afterwards, also after a failure.
+  Task<absl::StatusOr<DevicePtr>> Open(Wish wish);
+  // After Open() with create_bytes: everything in the target is known to read as zeroes.
+  bool reads_as_zeroes() const { return reads_as_zeroes_; }
+  // Closes the device and stops what was started for it.
+  Task<absl::Status> Close();
+
+ private:
+  Endpoint();
+  Task<absl::StatusOr<LayerPtr>> MakeLayer(const Wish& wish);
+
+  Kind kind_ = Kind::kStack;
+  std::string text_;
+  std::string export_name_;
+  bool read_only_ = false;
+  StackPlan plan_;
+  std::vector<std::string> command_;
+  std::unique_ptr<CaptiveServer> captive_;
+  LayerPtr layer_;
+  DevicePtr device_;
+  bool reads_as_zeroes_ = false;
+};
+
+// Splits a tool's words into its disks: each a word, or the words between `[` and `]`, brackets
+// included. Wrong brackets are an error.
+absl::StatusOr<std::vector<std::vector<std::string>>> SplitEndpoints(
+    std::span<const std::string> words);
+
+}  // namespace blk
