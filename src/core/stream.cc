@@ -270,7 +270,7 @@ StreamPtr MakePairStream(int read_fd, int write_fd) {
 
 void BufferedReader::Preload(std::span<const char> bytes) {
   BLK_CHECK(begin_ == end_ && bytes.size() <= buffer_.size());
-  std::memcpy(buffer_.data(), bytes.data(), bytes.size());
+  if (!bytes.empty()) std::memcpy(buffer_.data(), bytes.data(), bytes.size());
   begin_ = 0;
   end_ = bytes.size();
 }
