@@ -291,7 +291,7 @@ Task<absl::StatusOr<bool>> BufferedReader::Fill() {
 
 Task<absl::Status> BufferedReader::ReadExactly(std::span<char> into) {
   size_t take = std::min(into.size(), end_ - begin_);
-  std::memcpy(into.data(), buffer_.data() + begin_, take);
+  if (take > 0) std::memcpy(into.data(), buffer_.data() + begin_, take);
   begin_ += take;
   into = into.subspan(take);
   while (!into.empty()) {

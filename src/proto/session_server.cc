@@ -69,7 +69,7 @@ const Call& ServerSession::CallFor(const Request& request) const {
 Task<absl::Status> ServerSession::Run() {
   std::span<char> leftover = reader_->buffered();
   BLK_CHECK(leftover.size() <= block_->size());
-  std::memcpy(block_->data(), leftover.data(), leftover.size());
+  if (!leftover.empty()) std::memcpy(block_->data(), leftover.data(), leftover.size());
   end_ = leftover.size();
   reader_->Consume(leftover.size());
 
