@@ -117,15 +117,20 @@ class NbdLayer final : public Layer {
   DevicePtr shared_;  // guarded by sharing_; with shared=true
 };
 
-absl::StatusOr<LayerPtr> MakeNbd(Config config) {
-  if (config.shared && config.dynamic_export)
-    return absl::InvalidArgumentError("shared=true and dynamic-export=true exclude each other");
+absl::StatusOr<NbdConnectOptions> OptionsOf(const Config& config) {
   NbdConnectOptions options;
   BLK_ASSIGN_OR_RETURN(options.uri, UriOf(config));
   options.structured_replies = config.structured_replies;
   options.extended_headers = config.extended_headers;
   options.connect_seconds_max = config.timeout;
-  for (std::string& context : config.contexts) options.contexts.push_back(std::move(context));
+  for (const std::string& context : config.contexts) options.contexts.push_back(context);
+  return options;
+}
+
+absl::StatusOr<LayerPtr> MakeNbd(Config config) {
+  if (config.shared && config.dynamic_export)
+    return absl::InvalidArgumentError("shared=true and dynamic-export=true exclude each other");
+  BLK_ASSIGN_OR_RETURN(NbdConnectOptions options, OptionsOf(config));
   return std::make_shared<NbdLayer>(std::move(options), std::move(config));
 }
 
@@ -136,6 +141,13 @@ void AdjustNbdPlan(StackPlan* plan, int connections, const std::vector<std::stri
   auto* config = static_cast<Config*>(plan->layers.back().config.get());
   if (config->connections == Config().connections) config->connections = connections;
   config->contexts.insert(config->contexts.end(), contexts.begin(), contexts.end());
+}
+
+std::optional<NbdConnectOptions> NbdServerOf(const StackPlan& plan) {
+  if (plan.layers.size() != 1 || plan.layers[0].spec != &NbdSpec()) return std::nullopt;
+  auto options = OptionsOf(*static_cast<const Config*>(plan.layers[0].config.get()));
+  if (!options.ok()) return std::nullopt;  // opening it will say why
+  return *std::move(options);
 }
 
 const Spec& NbdSpec() {

@@ -34,6 +34,9 @@ struct StackPlan;
 // which further contexts it asks for.
 void AdjustNbdPlan(StackPlan* plan, int connections, const std::vector<std::string>& contexts);
 
+// How to reach the server that `plan` is about, when its backend is nbd with no filter over it.
+std::optional<NbdConnectOptions> NbdServerOf(const StackPlan& plan);
+
 // A conversation that stays in the handshake, for listing and describing exports.
 class NbdHandshake {
  public:

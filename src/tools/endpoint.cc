@@ -37,8 +37,6 @@ class NullTarget final : public Device {
   }
 };
 
-absl::StatusOr<StackPlan> PlanUri(const std::string& uri) { return PlanSpec(AllSpecs(), uri); }
-
 }  // namespace
 
 Endpoint::Endpoint() = default;
@@ -81,11 +79,22 @@ absl::StatusOr<Endpoint> Endpoint::Parse(std::span<const std::string> words) {
   return endpoint;
 }
 
+Task<absl::Status> Endpoint::StartCaptive() {
+  if (kind_ != Kind::kCaptive || captive_) co_return absl::OkStatus();
+  BLK_CO_ASSIGN_OR_RETURN(captive_, co_await CaptiveServer::Start(command_));
+  BLK_CO_ASSIGN_OR_RETURN(plan_, PlanSpec(AllSpecs(), captive_->uri()));
+  co_return absl::OkStatus();
+}
+
+Task<absl::StatusOr<std::optional<NbdConnectOptions>>> Endpoint::NbdServer() {
+  BLK_CO_RETURN_IF_ERROR(co_await StartCaptive());
+  if (plan_.layers.empty()) co_return std::nullopt;
+  co_return NbdServerOf(plan_);
+}
+
 Task<absl::StatusOr<LayerPtr>> Endpoint::MakeLayer(const Wish& wish) {
-  if (kind_ == Kind::kCaptive) {
-    BLK_CO_ASSIGN_OR_RETURN(captive_, co_await CaptiveServer::Start(command_));
-    BLK_CO_ASSIGN_OR_RETURN(plan_, PlanUri(captive_->uri()));
-  } else if (wish.create_bytes && !plan_.path.empty()) {
+  BLK_CO_RETURN_IF_ERROR(co_await StartCaptive());
+  if (wish.create_bytes && !plan_.path.empty()) {
     BLK_CO_RETURN_IF_ERROR(PrepareTargetFile(plan_.path, *wish.create_bytes, &reads_as_zeroes_));
   }
   AdjustNbdPlan(&plan_, wish.connections, wish.contexts);

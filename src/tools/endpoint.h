@@ -15,6 +15,7 @@
 namespace blk {
 
 class CaptiveServer;
+struct NbdConnectOptions;
 
 class Endpoint {
  public:
@@ -38,6 +39,9 @@ class Endpoint {
     int connections = 4;                     // of NBD, at most
     std::vector<std::string> contexts = {};  // further metadata contexts to ask servers for
   };
+  // The NBD server that this is about, if it is one with no filter over it; a captive one is
+  // started.
+  Task<absl::StatusOr<std::optional<NbdConnectOptions>>> NbdServer();
   // Opens it; not for kStream. Call Close() afterwards, also after a failure.
   Task<absl::StatusOr<DevicePtr>> Open(Wish wish);
   // After Open() with create_bytes: everything in the target is known to read as zeroes.
@@ -47,6 +51,7 @@ class Endpoint {
 
  private:
   Endpoint();
+  Task<absl::Status> StartCaptive();
   Task<absl::StatusOr<LayerPtr>> MakeLayer(const Wish& wish);
 
   Kind kind_ = Kind::kStack;

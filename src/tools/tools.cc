@@ -1,5 +1,7 @@
 // The list of subcommands.
 #include "src/tools/copy.h"
+#include "src/tools/inspect.h"
+#include "src/tools/list.h"
 #include "src/tools/serve.h"
 #include "src/tools/tool.h"
 
@@ -7,8 +9,8 @@ namespace blk {
 
 const std::vector<Tool>& Tools() {
   static const auto& tools = *new std::vector<Tool>{
-      ServeTool(),
-      CopyTool(),
+      ServeTool(), CopyTool(), MapTool(),  InfoTool(),
+      DumpTool(),  HashTool(), ListTool(), HelpTool(),
   };
   return tools;
 }
