@@ -62,13 +62,24 @@ absl::Status DecodeInto(std::string_view what, std::string_view text, std::strin
   return absl::OkStatus();
 }
 
+// A network interface's name, as far as it can stand in a URI unencoded.
+bool IsZone(std::string_view text) {
+  for (const char c : text) {
+    const bool plain = absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' ||
+                       c == '.' || c == '~';
+    if (!plain) return false;
+  }
+  return !text.empty();
+}
+
 // "[::1]" or "[fe80::1%25eth0]" (RFC 6874), brackets included.
 absl::Status ParseIpv6(std::string_view literal, Uri& uri) {
   std::string address(literal.substr(1, literal.size() - 2));
   const size_t zone = address.find('%');
   if (zone != std::string::npos && address.compare(zone, 3, "%25") == 0) address.erase(zone + 1, 2);
   in6_addr unused;
-  if (inet_pton(AF_INET6, address.substr(0, zone).c_str(), &unused) != 1) {
+  const bool zone_fits = zone == std::string::npos || IsZone(address.substr(zone + 1));
+  if (!zone_fits || inet_pton(AF_INET6, address.substr(0, zone).c_str(), &unused) != 1) {
     return Wrong(absl::StrCat("\"", literal, "\" is not an IPv6 address"));
   }
   uri.host = std::move(address);
@@ -90,8 +101,9 @@ absl::Status ParseHost(std::string_view host, Uri& uri) {
   if (host.front() == '[') return ParseIpv6(host, uri);
   if (absl::Status status = DecodeInto("host", host, uri.host); !status.ok()) return status;
   for (const char c : uri.host) {
-    if (absl::ascii_iscntrl(static_cast<unsigned char>(c)) || c == ' ')
-      return Wrong("the host has a space in it");
+    if (absl::ascii_iscntrl(static_cast<unsigned char>(c)) || c == ' ' || c == ':') {
+      return Wrong("the host has a space, a colon or a control character in it");
+    }
   }
   return absl::OkStatus();
 }

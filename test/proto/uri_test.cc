@@ -56,6 +56,10 @@ TEST_CASE("uri: IPv6 literals") {
   CHECK(Refused("nbd://[::1").find("closing ]") != std::string::npos);
   CHECK(Refused("nbd://[::1]x").find(":PORT") != std::string::npos);
   CHECK(Refused("nbd://[nonsense]").find("IPv6") != std::string::npos);
+  // Found by fuzzing: what is behind the % must read back too.
+  CHECK(Refused("nbd://[fe80::1%2%eth0]").find("IPv6") != std::string::npos);
+  CHECK(Refused("nbd://[fe80::1%25]").find("IPv6") != std::string::npos);
+  CHECK(Refused("nbd://a%3Ab/").find("colon") != std::string::npos);
   CHECK(Refused("nbd://::1").find("brackets") != std::string::npos);
 }
 
