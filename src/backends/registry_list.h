@@ -6,6 +6,14 @@
 BLK_SPEC(FileSpec)
 BLK_SPEC(SplitSpec)
 BLK_SPEC(NbdSpec)
+BLK_SPEC(SparseRandomSpec)
+BLK_SPEC(RandomSpec)
+BLK_SPEC(PatternSpec)
+BLK_SPEC(NullSpec)
+BLK_SPEC(ZeroSpec)
+BLK_SPEC(OnesSpec)
+BLK_SPEC(FullSpec)
+BLK_SPEC(InfoSpec)
 
 // Filters
 

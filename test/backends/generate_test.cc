@@ -23,7 +23,9 @@ constexpr uint64_t kMiB = 1024 * kKiB;
 constexpr uint64_t kGiB = 1024 * kMiB;
 constexpr uint64_t kSizeMax = (uint64_t{1} << 63) - 1;
 
-using Bytes = std::vector<std::byte>;
+using Bytes = std::vector<char>;
+
+constexpr char kGuard = 0x5a;  // around what may be written
 
 // Calls `body` once for every instruction set this processor has.
 void WithEachInstructionSet(const std::function<void()>& body) {
@@ -39,32 +41,32 @@ void WithEachInstructionSet(const std::function<void()>& body) {
 }
 
 // FNV-1a with 64 bits: enough to notice a change, and nobody's library.
-uint64_t Digest(std::span<const std::byte> bytes) {
+uint64_t Digest(std::span<const char> bytes) {
   uint64_t hash = 0xcbf29ce484222325;
-  for (std::byte byte : bytes) hash = (hash ^ std::to_integer<uint64_t>(byte)) * 0x100000001b3;
+  for (char byte : bytes) hash = (hash ^ static_cast<unsigned char>(byte)) * 0x100000001b3;
   return hash;
 }
 
 // The slow twins of the generators: one byte at a time, straight from the definition.
-std::byte RandomByteAt(uint64_t key, uint64_t offset) {
+char RandomByteAt(uint64_t key, uint64_t offset) {
   uint64_t value = key + offset / 8 * 0x9e3779b97f4a7c15;
   value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9;
   value = (value ^ (value >> 27)) * 0x94d049bb133111eb;
   value = value ^ (value >> 31);
-  return static_cast<std::byte>(value >> (8 * (offset % 8)));
+  return static_cast<char>(value >> (8 * (offset % 8)));
 }
 
-std::byte PatternByteAt(uint64_t offset) {
-  return static_cast<std::byte>((offset - offset % 8) >> (8 * (7 - offset % 8)));
+char PatternByteAt(uint64_t offset) {
+  return static_cast<char>((offset - offset % 8) >> (8 * (7 - offset % 8)));
 }
 
 // A kind of content behind one interface, so that each check is written once.
 struct Kind {
   std::string name;
   uint64_t size;
-  std::function<std::byte(uint64_t)> byte_at;
-  std::function<void(uint64_t, std::span<std::byte>)> fill;
-  std::function<size_t(uint64_t, std::span<const std::byte>)> compare;
+  std::function<char(uint64_t)> byte_at;
+  std::function<void(uint64_t, std::span<char>)> fill;
+  std::function<size_t(uint64_t, std::span<const char>)> compare;
 };
 
 Kind SparseKind(const std::string& name, SparseLayout::Config config) {
@@ -72,27 +74,25 @@ Kind SparseKind(const std::string& name, SparseLayout::Config config) {
   const uint64_t layout_key = MakeKey(config.seed, 1);
   const uint64_t content_key = MakeKey(config.seed, 2);
   CHECK(layout_key != content_key);
-  return {name, config.size,
-          [=](uint64_t offset) {
-            if (!layout.RunAt(offset).data) return std::byte{0};
-            if (config.random_content) return RandomByteAt(content_key, offset);
-            const uint64_t block = offset / 4096;
-            const auto draw = static_cast<unsigned __int128>(Mix(content_key + block * kWordStep));
-            return static_cast<std::byte>(1 + 2 * static_cast<uint64_t>((draw * 127) >> 64) +
-                                          block % 2);
-          },
-          [=](uint64_t offset, std::span<std::byte> out) { layout.Fill(offset, out); },
-          [=](uint64_t offset, std::span<const std::byte> data) {
-            return layout.Compare(offset, data);
-          }};
+  return {
+      name, config.size,
+      [=](uint64_t offset) {
+        if (!layout.RunAt(offset).data) return char{0};
+        if (config.random_content) return RandomByteAt(content_key, offset);
+        const uint64_t block = offset / 4096;
+        const auto draw = static_cast<unsigned __int128>(Mix(content_key + block * kWordStep));
+        return static_cast<char>(1 + 2 * static_cast<uint64_t>((draw * 127) >> 64) + block % 2);
+      },
+      [=](uint64_t offset, std::span<char> out) { layout.Fill(offset, out); },
+      [=](uint64_t offset, std::span<const char> data) { return layout.Compare(offset, data); }};
 }
 
 std::vector<Kind> AllKinds() {
   const uint64_t key = MakeKey(42, 0);
   return {
       {"random", kSizeMax, [=](uint64_t offset) { return RandomByteAt(key, offset); },
-       [=](uint64_t offset, std::span<std::byte> out) { FillRandom(key, offset, out); },
-       [=](uint64_t offset, std::span<const std::byte> data) {
+       [=](uint64_t offset, std::span<char> out) { FillRandom(key, offset, out); },
+       [=](uint64_t offset, std::span<const char> data) {
          return CompareRandom(key, offset, data);
        }},
       {"pattern", kSizeMax, PatternByteAt, FillPattern, ComparePattern},
@@ -103,15 +103,15 @@ std::vector<Kind> AllKinds() {
 
 TEST_CASE("every kind fills and compares like its slow twin at all alignments") {
   const auto check = [](const Kind& kind, uint64_t offset, size_t length, size_t misaligned) {
-    Bytes buffer(length + misaligned + 8, std::byte{0xa5});
-    const std::span<std::byte> out(buffer.data() + misaligned, length);
+    Bytes buffer(length + misaligned + 8, kGuard);
+    const std::span<char> out(buffer.data() + misaligned, length);
     kind.fill(offset, out);
     for (size_t i = 0; i < length; ++i) {
       if (out[i] != kind.byte_at(offset + i)) FAIL(kind.name, " at ", offset + i);
     }
-    for (size_t i = 0; i < misaligned; ++i) REQUIRE(buffer[i] == std::byte{0xa5});
+    for (size_t i = 0; i < misaligned; ++i) REQUIRE(buffer[i] == kGuard);
     for (size_t i = misaligned + length; i < buffer.size(); ++i) {
-      REQUIRE(buffer[i] == std::byte{0xa5});
+      REQUIRE(buffer[i] == kGuard);
     }
     REQUIRE(kind.compare(offset, out) == kEqual);
   };
@@ -141,13 +141,13 @@ TEST_CASE("comparing finds every single flipped bit and names its byte") {
         Bytes data(1500);
         kind.fill(offset, data);
         for (size_t i = 0; i < data.size(); ++i) {
-          const std::byte flip{static_cast<unsigned char>(1 << (i % 8))};
+          const auto flip = static_cast<char>(1 << (i % 8));
           data[i] ^= flip;
           if (kind.compare(offset, data) != i) FAIL(kind.name, " missed a flip at ", i);
           data[i] ^= flip;
         }
-        data[200] ^= std::byte{1};
-        data[1400] ^= std::byte{1};
+        data[200] ^= 1;
+        data[1400] ^= 1;
         CHECK(kind.compare(offset, data) == 200);
         CHECK(kind.compare(offset + 201, std::span(data).subspan(201)) == 1400 - 201);
         CHECK(kind.compare(offset + 1401, std::span(data).subspan(1401)) == kEqual);
@@ -181,7 +181,7 @@ uint64_t ShapeDigest(const SparseLayout::Config& config) {
     ends.push_back(run.end * 2 + run.data);
     return true;
   });
-  return Digest(std::as_bytes(std::span(ends)));
+  return Digest({reinterpret_cast<const char*>(ends.data()), ends.size() * sizeof(uint64_t)});
 }
 
 TEST_CASE("the layout never changes") {
@@ -196,7 +196,7 @@ TEST_CASE("random bytes are even, and seeds, purposes and offsets differ") {
   Bytes data(4 * kMiB);
   FillRandom(MakeKey(0, 0), 0, data);
   std::vector<double> histogram(256);
-  for (std::byte byte : data) histogram[std::to_integer<size_t>(byte)] += 1;
+  for (char byte : data) histogram[static_cast<unsigned char>(byte)] += 1;
   double chi_square = 0;
   const double expected = static_cast<double>(data.size()) / 256;
   for (double count : histogram) chi_square += (count - expected) * (count - expected) / expected;
@@ -388,8 +388,8 @@ TEST_CASE("a data block is never zero and never like its neighbour") {
     const auto bytes = std::span(data).subspan(block * 4096, 4096);
     REQUIRE(CompareByte(bytes[0], bytes) == kEqual);
     const bool is_data = layout.RunAt(block * 4096).data;
-    REQUIRE((bytes[0] != std::byte{0}) == is_data);
-    if (is_data) seen[std::to_integer<size_t>(bytes[0])] = true;
+    REQUIRE((bytes[0] != 0) == is_data);
+    if (is_data) seen[static_cast<unsigned char>(bytes[0])] = true;
     if (block > 0 && is_data) REQUIRE(bytes[0] != data[block * 4096 - 1]);
   }
   for (size_t value = 1; value <= 254; ++value) CHECK(seen[value]);
@@ -404,7 +404,7 @@ TEST_CASE("the first byte that is not zero is found over any length") {
       for (uint64_t length : {uint64_t{0}, uint64_t{1}, uint64_t{5000}, 700 * kKiB}) {
         length = std::min<uint64_t>(length, data.size() - offset);
         uint64_t expected = offset;
-        while (expected < offset + length && data[expected] == std::byte{0}) ++expected;
+        while (expected < offset + length && data[expected] == 0) ++expected;
         REQUIRE(layout.FirstNonZero(offset, length) == expected);
       }
     }

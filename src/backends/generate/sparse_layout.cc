@@ -92,9 +92,9 @@ Run SparseLayout::RunAt(uint64_t offset) const {
 
 // Even blocks hold odd values and odd blocks even ones, so neighbours always differ and a copy that
 // is off by a block is always found. Between 1 and 254.
-std::byte SparseLayout::BlockByte(uint64_t block) const {
+char SparseLayout::BlockByte(uint64_t block) const {
   const uint64_t draw = ScaleDown(Mix(content_key_ + block * kWordStep), 127);
-  return static_cast<std::byte>(1 + 2 * draw + block % 2);
+  return static_cast<char>(1 + 2 * draw + block % 2);
 }
 
 // Calls `visit(block, from, bytes)` for each block that [offset, offset + length) touches, `from`
@@ -110,15 +110,15 @@ static void ForEachBlock(uint64_t offset, size_t length, Visit&& visit) {
   }
 }
 
-void SparseLayout::FillData(uint64_t offset, std::span<std::byte> out) const {
+void SparseLayout::FillData(uint64_t offset, std::span<char> out) const {
   if (random_content_) return FillRandom(content_key_, offset, out);
   ForEachBlock(offset, out.size(), [&](uint64_t block, size_t from, size_t bytes) {
-    std::memset(out.data() + from, std::to_integer<int>(BlockByte(block)), bytes);
+    std::memset(out.data() + from, BlockByte(block), bytes);
     return true;
   });
 }
 
-size_t SparseLayout::CompareData(uint64_t offset, std::span<const std::byte> data) const {
+size_t SparseLayout::CompareData(uint64_t offset, std::span<const char> data) const {
   if (random_content_) return CompareRandom(content_key_, offset, data);
   size_t result = kEqual;
   ForEachBlock(offset, data.size(), [&](uint64_t block, size_t from, size_t bytes) {
@@ -129,9 +129,9 @@ size_t SparseLayout::CompareData(uint64_t offset, std::span<const std::byte> dat
   return result;
 }
 
-void SparseLayout::Fill(uint64_t offset, std::span<std::byte> out) const {
+void SparseLayout::Fill(uint64_t offset, std::span<char> out) const {
   ForEachRun(offset, out.size(), [&](const Run& run) {
-    const std::span<std::byte> part = out.subspan(run.begin - offset, run.end - run.begin);
+    const std::span<char> part = out.subspan(run.begin - offset, run.end - run.begin);
     if (run.data) {
       FillData(run.begin, part);
     } else {
@@ -141,11 +141,11 @@ void SparseLayout::Fill(uint64_t offset, std::span<std::byte> out) const {
   });
 }
 
-size_t SparseLayout::Compare(uint64_t offset, std::span<const std::byte> data) const {
+size_t SparseLayout::Compare(uint64_t offset, std::span<const char> data) const {
   size_t result = kEqual;
   ForEachRun(offset, data.size(), [&](const Run& run) {
     const auto part = data.subspan(run.begin - offset, run.end - run.begin);
-    const size_t at = run.data ? CompareData(run.begin, part) : CompareByte(std::byte{0}, part);
+    const size_t at = run.data ? CompareData(run.begin, part) : CompareByte(0, part);
     if (at != kEqual) result = run.begin - offset + at;
     return at == kEqual;
   });
@@ -157,11 +157,11 @@ uint64_t SparseLayout::FirstNonZero(uint64_t offset, uint64_t length) const {
   ForEachRun(offset, length, [&](const Run& run) {
     if (!run.data) return true;
     // Random content may well begin with a zero, but all of this being zero takes a very short run.
-    std::array<std::byte, 64> bytes;
+    std::array<char, 64> bytes;
     for (uint64_t at = run.begin; at < run.end; at += bytes.size()) {
       const auto part = std::span(bytes).first(std::min<uint64_t>(bytes.size(), run.end - at));
       FillData(at, part);
-      const size_t index = CompareByte(std::byte{0}, part);
+      const size_t index = CompareByte(0, part);
       if (index == kEqual) continue;
       found = at + index;
       return false;

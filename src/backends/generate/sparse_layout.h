@@ -61,11 +61,11 @@ class SparseLayout {
   void ForEachRun(uint64_t offset, uint64_t length, Visit&& visit) const;
 
   // Fills `out` with the bytes at `offset`; the range must be inside the disk.
-  void Fill(uint64_t offset, std::span<std::byte> out) const;
+  void Fill(uint64_t offset, std::span<char> out) const;
 
   // Returns the index in `data` of the first byte that differs from the disk at `offset`, or
   // kEqual.
-  size_t Compare(uint64_t offset, std::span<const std::byte> data) const;
+  size_t Compare(uint64_t offset, std::span<const char> data) const;
 
   // Returns the offset of the first byte in [offset, offset + length) that is not zero, or
   // offset + length. Costs little for any length.
@@ -93,9 +93,9 @@ class SparseLayout {
   Blocks DataOf(uint64_t cell) const;
   Blocks DrawRun(const Shape& shape, uint64_t cell) const;
   uint64_t ByteOffset(uint64_t block) const;
-  std::byte BlockByte(uint64_t block) const;
-  void FillData(uint64_t offset, std::span<std::byte> out) const;
-  size_t CompareData(uint64_t offset, std::span<const std::byte> data) const;
+  char BlockByte(uint64_t block) const;
+  void FillData(uint64_t offset, std::span<char> out) const;
+  size_t CompareData(uint64_t offset, std::span<const char> data) const;
 
   uint64_t size_;
   uint64_t blocks_;

@@ -13,6 +13,10 @@ constexpr size_t kWordBytes = sizeof(uint64_t);
 // that finding the exact byte afterwards costs little.
 constexpr size_t kBatchWords = 64;
 
+constexpr size_t kCacheLineBytes = 64;
+constexpr size_t kPrefetchBytes =
+    2048;  // ahead; doubles the comparing of memory that is not cached
+
 #define BLK_INLINE inline __attribute__((always_inline))
 
 // The three kinds of content. Each tells the value of word number `index`.
@@ -33,7 +37,7 @@ struct RepeatedByte {
 // The two loops below are written for the compiler to vectorise: plain, counted, without calls.
 // They are inlined into one function per instruction set, so that one source makes all the bytes.
 template <typename Words>
-BLK_INLINE void FillLoop(Words words, uint64_t index, std::byte* out, size_t count) {
+BLK_INLINE void FillLoop(Words words, uint64_t index, char* out, size_t count) {
   for (size_t i = 0; i < count; ++i) {
     const uint64_t word = words(index + i);
     std::memcpy(out + i * kWordBytes, &word, kWordBytes);
@@ -42,9 +46,13 @@ BLK_INLINE void FillLoop(Words words, uint64_t index, std::byte* out, size_t cou
 
 // Returns how many leading words are surely equal: `count`, or the start of the batch that differs.
 template <typename Words>
-BLK_INLINE size_t CompareLoop(Words words, uint64_t index, const std::byte* data, size_t count) {
+BLK_INLINE size_t CompareLoop(Words words, uint64_t index, const char* data, size_t count) {
   size_t done = 0;
   for (; done + kBatchWords <= count; done += kBatchWords) {
+    // The arithmetic fills the processor's window, so that it sees no cache miss coming.
+    for (size_t i = 0; i < kBatchWords * kWordBytes; i += kCacheLineBytes) {
+      __builtin_prefetch(data + done * kWordBytes + kPrefetchBytes + i);
+    }
     uint64_t difference = 0;
     for (size_t i = 0; i < kBatchWords; ++i) {
       uint64_t word;
@@ -72,28 +80,27 @@ BLK_INLINE size_t CompareLoop(Words words, uint64_t index, const std::byte* data
 #endif
 
 template <typename Words>
-BLK_PORTABLE void FillPortable(Words words, uint64_t index, std::byte* out, size_t count) {
+BLK_PORTABLE void FillPortable(Words words, uint64_t index, char* out, size_t count) {
   FillLoop(words, index, out, count);
 }
 template <typename Words>
-BLK_AVX2 void FillAvx2(Words words, uint64_t index, std::byte* out, size_t count) {
+BLK_AVX2 void FillAvx2(Words words, uint64_t index, char* out, size_t count) {
   FillLoop(words, index, out, count);
 }
 template <typename Words>
-BLK_AVX512 void FillAvx512(Words words, uint64_t index, std::byte* out, size_t count) {
+BLK_AVX512 void FillAvx512(Words words, uint64_t index, char* out, size_t count) {
   FillLoop(words, index, out, count);
 }
 template <typename Words>
-BLK_PORTABLE size_t ComparePortable(Words words, uint64_t index, const std::byte* data,
-                                    size_t count) {
+BLK_PORTABLE size_t ComparePortable(Words words, uint64_t index, const char* data, size_t count) {
   return CompareLoop(words, index, data, count);
 }
 template <typename Words>
-BLK_AVX2 size_t CompareAvx2(Words words, uint64_t index, const std::byte* data, size_t count) {
+BLK_AVX2 size_t CompareAvx2(Words words, uint64_t index, const char* data, size_t count) {
   return CompareLoop(words, index, data, count);
 }
 template <typename Words>
-BLK_AVX512 size_t CompareAvx512(Words words, uint64_t index, const std::byte* data, size_t count) {
+BLK_AVX512 size_t CompareAvx512(Words words, uint64_t index, const char* data, size_t count) {
   return CompareLoop(words, index, data, count);
 }
 
@@ -112,7 +119,7 @@ InstructionSet CurrentInstructionSet() {
 }
 
 template <typename Words>
-void FillWords(Words words, uint64_t index, std::byte* out, size_t count) {
+void FillWords(Words words, uint64_t index, char* out, size_t count) {
   switch (CurrentInstructionSet()) {
     case InstructionSet::kAvx512:
       return FillAvx512(words, index, out, count);
@@ -124,7 +131,7 @@ void FillWords(Words words, uint64_t index, std::byte* out, size_t count) {
 }
 
 template <typename Words>
-size_t CompareWords(Words words, uint64_t index, const std::byte* data, size_t count) {
+size_t CompareWords(Words words, uint64_t index, const char* data, size_t count) {
   switch (CurrentInstructionSet()) {
     case InstructionSet::kAvx512:
       return CompareAvx512(words, index, data, count);
@@ -142,36 +149,36 @@ size_t HeadBytes(uint64_t offset, size_t length) {
 }
 
 // A part of one word: the bytes of `word` from `from` on, as many as `out` has.
-void FillPart(uint64_t word, size_t from, std::span<std::byte> out) {
-  std::byte bytes[kWordBytes];
+void FillPart(uint64_t word, size_t from, std::span<char> out) {
+  char bytes[kWordBytes];
   std::memcpy(bytes, &word, kWordBytes);
   std::memcpy(out.data(), bytes + from, out.size());
 }
 
 template <typename Words>
-void Fill(Words words, uint64_t offset, std::span<std::byte> out) {
+void Fill(Words words, uint64_t offset, std::span<char> out) {
   const size_t head = HeadBytes(offset, out.size());
   if (head > 0) FillPart(words(offset / kWordBytes), offset % kWordBytes, out.first(head));
   const uint64_t index = (offset + head) / kWordBytes;
   const size_t count = (out.size() - head) / kWordBytes;
   FillWords(words, index, out.data() + head, count);
-  const std::span<std::byte> tail = out.subspan(head + count * kWordBytes);
+  const std::span<char> tail = out.subspan(head + count * kWordBytes);
   if (!tail.empty()) FillPart(words(index + count), 0, tail);
 }
 
 // Byte by byte: for the ends of a range and for naming the byte inside a batch that differs.
 template <typename Words>
-size_t CompareSlowly(Words words, uint64_t offset, std::span<const std::byte> data) {
+size_t CompareSlowly(Words words, uint64_t offset, std::span<const char> data) {
   for (size_t i = 0; i < data.size(); ++i) {
     const uint64_t at = offset + i;
-    const auto expected = static_cast<std::byte>(words(at / kWordBytes) >> (at % kWordBytes * 8));
+    const auto expected = static_cast<char>(words(at / kWordBytes) >> (at % kWordBytes * 8));
     if (data[i] != expected) return i;
   }
   return kEqual;
 }
 
 template <typename Words>
-size_t Compare(Words words, uint64_t offset, std::span<const std::byte> data) {
+size_t Compare(Words words, uint64_t offset, std::span<const char> data) {
   const size_t head = HeadBytes(offset, data.size());
   if (head > 0) {
     const size_t at = CompareSlowly(words, offset, data.first(head));
@@ -188,22 +195,23 @@ size_t Compare(Words words, uint64_t offset, std::span<const std::byte> data) {
 
 }  // namespace
 
-void FillRandom(uint64_t key, uint64_t offset, std::span<std::byte> out) {
+void FillRandom(uint64_t key, uint64_t offset, std::span<char> out) {
   Fill(RandomWords{key}, offset, out);
 }
 
-size_t CompareRandom(uint64_t key, uint64_t offset, std::span<const std::byte> data) {
+size_t CompareRandom(uint64_t key, uint64_t offset, std::span<const char> data) {
   return Compare(RandomWords{key}, offset, data);
 }
 
-void FillPattern(uint64_t offset, std::span<std::byte> out) { Fill(PatternWords{}, offset, out); }
+void FillPattern(uint64_t offset, std::span<char> out) { Fill(PatternWords{}, offset, out); }
 
-size_t ComparePattern(uint64_t offset, std::span<const std::byte> data) {
+size_t ComparePattern(uint64_t offset, std::span<const char> data) {
   return Compare(PatternWords{}, offset, data);
 }
 
-size_t CompareByte(std::byte value, std::span<const std::byte> data) {
-  return Compare(RepeatedByte{std::to_integer<uint64_t>(value) * 0x0101010101010101}, 0, data);
+size_t CompareByte(char value, std::span<const char> data) {
+  const uint64_t word = uint64_t{static_cast<unsigned char>(value)} * 0x0101010101010101;
+  return Compare(RepeatedByte{word}, 0, data);
 }
 
 InstructionSet BestInstructionSet() {

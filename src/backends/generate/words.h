@@ -43,21 +43,21 @@ constexpr uint64_t MakeKey(uint64_t seed, uint64_t purpose) {
 
 // Fills `out` with the random bytes that stand at `offset` of the disk keyed `key`. Two keys differ
 // in every word.
-void FillRandom(uint64_t key, uint64_t offset, std::span<std::byte> out);
+void FillRandom(uint64_t key, uint64_t offset, std::span<char> out);
 
 // Returns the index in `data` of the first byte that differs from what FillRandom would have put
 // there, or kEqual.
-size_t CompareRandom(uint64_t key, uint64_t offset, std::span<const std::byte> data);
+size_t CompareRandom(uint64_t key, uint64_t offset, std::span<const char> data);
 
 // Fills `out` with the pattern at `offset`: each aligned group of 8 bytes holds its own offset,
 // big-endian.
-void FillPattern(uint64_t offset, std::span<std::byte> out);
+void FillPattern(uint64_t offset, std::span<char> out);
 
 // As CompareRandom, for the pattern.
-size_t ComparePattern(uint64_t offset, std::span<const std::byte> data);
+size_t ComparePattern(uint64_t offset, std::span<const char> data);
 
 // Returns the index of the first byte of `data` that is not `value`, or kEqual.
-size_t CompareByte(std::byte value, std::span<const std::byte> data);
+size_t CompareByte(char value, std::span<const char> data);
 
 // Which instructions are used. kPortable runs on every machine the product runs on.
 enum class InstructionSet { kPortable, kAvx2, kAvx512 };
