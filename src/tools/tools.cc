@@ -1,4 +1,5 @@
 // The list of subcommands.
+#include "src/tools/bench.h"
 #include "src/tools/copy.h"
 #include "src/tools/inspect.h"
 #include "src/tools/list.h"
@@ -9,8 +10,8 @@ namespace blk {
 
 const std::vector<Tool>& Tools() {
   static const auto& tools = *new std::vector<Tool>{
-      ServeTool(), CopyTool(), MapTool(),  InfoTool(),
-      DumpTool(),  HashTool(), ListTool(), HelpTool(),
+      ServeTool(), CopyTool(),  MapTool(),  InfoTool(), DumpTool(),
+      HashTool(),  BenchTool(), ListTool(), HelpTool(),
   };
   return tools;
 }
