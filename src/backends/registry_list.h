@@ -3,6 +3,7 @@
 // is a link error. Included twice by registry.cc, hence no #pragma once.
 // clang-format off
 // Backends
+BLK_SPEC(MemorySpec)
 BLK_SPEC(FileSpec)
 BLK_SPEC(SplitSpec)
 BLK_SPEC(NbdSpec)
