@@ -43,51 +43,51 @@ SparseLayout::SparseLayout(const Config& config)
     : size_(config.size),
       blocks_(DivideUp(config.size, kBlockBytes)),
       cells_(0),
-      full_(false),
+      sea_is_data_(false),
       random_content_(config.random_content),
       layout_key_(MakeKey(config.seed, kLayoutPurpose)),
       content_key_(MakeKey(config.seed, kContentPurpose)) {
   const uint64_t share = ShareOf(config.percent);
-  full_ = share == kWhole;
-  if (share == 0 || full_ || blocks_ == 0) return;
+  sea_is_data_ = share > kWhole / 2;
+  const uint64_t island_share = sea_is_data_ ? kWhole - share : share;
+  if (island_share == 0 || blocks_ == 0) return;
   const uint64_t run_blocks = std::max<uint64_t>(
       config.run_length / kBlockBytes + (config.run_length % kBlockBytes >= kBlockBytes / 2), 1);
   const uint64_t cell_blocks = CellBlocks(run_blocks, share, blocks_);
   cells_ = std::max<uint64_t>(blocks_ / cell_blocks, 1);
-  shape_ = MakeShape(cell_blocks, share);
-  last_shape_ = MakeShape(blocks_ - (cells_ - 1) * cell_blocks, share);
-  // Only a disk of a few blocks can draw an empty run; without it every cell has one.
-  if (const Blocks first = DataOf(0); first.begin == first.end) cells_ = 0;
+  shape_ = MakeShape(cell_blocks, island_share);
+  last_shape_ = MakeShape(blocks_ - (cells_ - 1) * cell_blocks, island_share);
+  // Only a disk of a few blocks can draw an empty island; otherwise every cell has one.
+  if (const Blocks first = IslandOf(0); first.begin == first.end) cells_ = 0;
 }
 
-SparseLayout::Shape SparseLayout::MakeShape(uint64_t blocks, uint64_t share) const {
+SparseLayout::Shape SparseLayout::MakeShape(uint64_t blocks, uint64_t island_share) {
   const uint64_t blocks_fixed = blocks << kFractionBits;
-  const auto data_fixed =
-      static_cast<uint64_t>(static_cast<uint128>(blocks_fixed) * share / kWhole);
-  const bool hole_is_shorter = data_fixed > blocks_fixed - data_fixed;
-  const uint64_t mean_fixed = hole_is_shorter ? blocks_fixed - data_fixed : data_fixed;
+  const auto mean_fixed =
+      static_cast<uint64_t>(static_cast<uint128>(blocks_fixed) * island_share / kWhole);
   constexpr uint64_t kOneBlock = uint64_t{1} << kFractionBits;
-  if (mean_fixed < kOneBlock) {  // a tiny disk: one block of it now and then
-    return {blocks, 0, mean_fixed, 0, hole_is_shorter};
-  }
-  // The longest, 1 + (exponent + 1) * (mean - 1) blocks, must leave one block for the other part.
-  // It does: (exponent + 1) * mean <= blocks, and exponent >= 1 since mean <= blocks / 2.
+  // A tiny disk: one block of it now and then.
+  if (mean_fixed < kOneBlock) return {blocks, 0, mean_fixed, 0};
+  // The longest, 1 + (exponent + 1) * (mean - 1) blocks, must leave one block of sea. It does:
+  // (exponent + 1) * mean <= blocks, and exponent >= 1 since mean <= blocks / 2.
   const uint64_t exponent = std::min(blocks_fixed / mean_fixed - 1, kExponentMax);
-  return {blocks, 1, (exponent + 1) * (mean_fixed - kOneBlock), static_cast<int>(exponent),
-          hole_is_shorter};
+  return {blocks, 1, (exponent + 1) * (mean_fixed - kOneBlock), static_cast<int>(exponent)};
 }
 
 Run SparseLayout::RunAt(uint64_t offset) const {
-  if (cells_ == 0) return {0, size_, full_};
+  if (cells_ == 0) return {0, size_, sea_is_data_};
   const uint64_t block = offset / kBlockBytes;
   const uint64_t cell = CellOf(block);
-  const Blocks data = DataOf(cell);
-  if (block < data.begin) {
-    return {cell == 0 ? 0 : ByteOffset(DataOf(cell - 1).end), ByteOffset(data.begin), false};
+  const Blocks island = IslandOf(cell);
+  if (block < island.begin) {
+    const uint64_t begin = cell == 0 ? 0 : ByteOffset(IslandOf(cell - 1).end);
+    return {begin, ByteOffset(island.begin), sea_is_data_};
   }
-  if (block < data.end) return {ByteOffset(data.begin), ByteOffset(data.end), true};
-  const uint64_t end = cell + 1 == cells_ ? size_ : ByteOffset(DataOf(cell + 1).begin);
-  return {ByteOffset(data.end), end, false};
+  if (block < island.end) {
+    return {ByteOffset(island.begin), ByteOffset(island.end), !sea_is_data_};
+  }
+  const uint64_t end = cell + 1 == cells_ ? size_ : ByteOffset(IslandOf(cell + 1).begin);
+  return {ByteOffset(island.end), end, sea_is_data_};
 }
 
 // Even blocks hold odd values and odd blocks even ones, so neighbours always differ and a copy that

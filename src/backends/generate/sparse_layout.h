@@ -1,11 +1,11 @@
 // Where the data of a sparse random disk lies, and what it is, as pure functions of the parameters.
 //
 // Purpose: sparse-random serves disks of any size, 7 EB included, without holding anything: no
-// bitmap,
-//   no tree, no cache. The disk is cut into equal cells, each with exactly one run of data of
-//   random length at a random place, both drawn from a hash of (seed, number of the cell). So the
-//   run at any offset is found by one division and two hashes, and a walk costs a few nanoseconds a
-//   run.
+//   bitmap, no tree, no cache. The disk is cut into equal cells. Each holds one island of random
+//   length at a random place, both drawn from a hash of (seed, number of the cell); what lies
+//   between the islands is sea. Up to 50 percent the islands are data, above they are holes. So the
+//   run at any offset is found by one division and a few hashes, and a walk costs a few nanoseconds
+//   a run.
 // Owner: the backend, by value; it is a few numbers. Spans are used during the call only.
 // Threads: immutable after the constructor; every method may be called from any thread at once.
 //
@@ -14,8 +14,7 @@
 //   is data in the mean. When both cannot be had (runs of one block at 99 %), the fraction wins. A
 //   disk shorter than a cell is one smaller cell, so that it has its fraction of data too.
 // Content: every data block is one non-zero byte, repeated, different from that of the blocks
-// beside
-//   it; or, with random_content, the words of FillRandom.
+//   beside it; or, with random_content, the words of FillRandom.
 #pragma once
 
 #include <algorithm>
@@ -77,21 +76,19 @@ class SparseLayout {
     uint64_t begin;
     uint64_t end;
   };
-  // What a cell of a certain number of blocks needs for drawing its run. Drawn is the shorter part,
-  // data or hole; the other one is the rest.
+  // What a cell of a certain number of blocks needs for drawing its island.
   struct Shape {
     uint64_t blocks;        // in the cell
-    uint64_t minimum;       // of the shorter part
-    uint64_t spread_fixed;  // what the shorter part can have above it, in 1/2^kFractionBits blocks
+    uint64_t minimum;       // of the island
+    uint64_t spread_fixed;  // what it can have above that, in 1/2^kFractionBits blocks
     int exponent;           // the spread is multiplied by (uniform in [0, 1)) ^ exponent
-    bool hole_is_shorter;
   };
   static constexpr int kFractionBits = 12;
 
-  Shape MakeShape(uint64_t blocks, uint64_t share) const;
+  static Shape MakeShape(uint64_t blocks, uint64_t island_share);
   uint64_t CellOf(uint64_t block) const;
-  Blocks DataOf(uint64_t cell) const;
-  Blocks DrawRun(const Shape& shape, uint64_t cell) const;
+  Blocks IslandOf(uint64_t cell) const;
+  Blocks DrawIsland(const Shape& shape, uint64_t cell) const;
   uint64_t ByteOffset(uint64_t block) const;
   char BlockByte(uint64_t block) const;
   void FillData(uint64_t offset, std::span<char> out) const;
@@ -99,8 +96,8 @@ class SparseLayout {
 
   uint64_t size_;
   uint64_t blocks_;
-  uint64_t cells_;  // 0 when the disk is all hole or all data
-  bool full_;
+  uint64_t cells_;    // 0 when the disk is all sea
+  bool sea_is_data_;  // then the islands are holes
   bool random_content_;
   uint64_t layout_key_;
   uint64_t content_key_;
@@ -125,29 +122,27 @@ inline uint64_t SparseLayout::ByteOffset(uint64_t block) const {
   return offset < size_ ? offset : size_;
 }
 
-inline SparseLayout::Blocks SparseLayout::DrawRun(const Shape& shape, uint64_t cell) const {
+inline SparseLayout::Blocks SparseLayout::DrawIsland(const Shape& shape, uint64_t cell) const {
   const uint64_t length_random = Mix(layout_key_ + cell * kWordStep);
   const uint64_t place_random = Mix(length_random ^ layout_key_);
   // x^k has the mean 1/(k+1) over [0, 1), so spread_fixed is (k+1) times the mean that is wanted.
-  // k = 3 gives many short runs and few long ones. No run needs a logarithm, and there is no
+  // k = 3 gives many short islands and few long ones. None needs a logarithm, and there is no
   // floating point that a compiler could round in its own way.
   uint64_t spread = shape.spread_fixed;
   for (int i = 0; i < shape.exponent; ++i) spread = ScaleDown(length_random, spread);
-  // Rounding up as often as the fraction says keeps the mean exact for short runs.
+  // Rounding up as often as the fraction says keeps the mean exact for short islands.
   const uint64_t rounding = place_random & ((uint64_t{1} << kFractionBits) - 1);
-  const uint64_t shorter = shape.minimum + ((spread + rounding) >> kFractionBits);
-  const uint64_t hole = shape.hole_is_shorter ? shorter : shape.blocks - shorter;
-  // All cells but the first begin with a hole, so that no run touches the one before it.
-  const uint64_t hole_before_min = cell == 0 ? 0 : 1;
-  const uint64_t hole_before =
-      hole_before_min + ScaleDown(place_random, hole - hole_before_min + 1);
-  return {hole_before, hole_before + shape.blocks - hole};
+  const uint64_t length = shape.minimum + ((spread + rounding) >> kFractionBits);
+  // All cells but the first begin with sea, so that no island touches the one before it.
+  const uint64_t begin_min = cell == 0 ? 0 : 1;
+  const uint64_t begin = begin_min + ScaleDown(place_random, shape.blocks - length - begin_min + 1);
+  return {begin, begin + length};
 }
 
-inline SparseLayout::Blocks SparseLayout::DataOf(uint64_t cell) const {
-  const Blocks run = DrawRun(cell + 1 == cells_ ? last_shape_ : shape_, cell);
+inline SparseLayout::Blocks SparseLayout::IslandOf(uint64_t cell) const {
+  const Blocks island = DrawIsland(cell + 1 == cells_ ? last_shape_ : shape_, cell);
   const uint64_t base = cell * shape_.blocks;
-  return {base + run.begin, base + run.end};
+  return {base + island.begin, base + island.end};
 }
 
 template <typename Visit>
@@ -156,24 +151,24 @@ void SparseLayout::ForEachRun(uint64_t offset, uint64_t length, Visit&& visit) c
   const uint64_t end = offset + length;
   if (at == end) return;
   if (cells_ == 0) {
-    visit(Run{at, end, full_});
+    visit(Run{at, end, sea_is_data_});
     return;
   }
   for (uint64_t cell = CellOf(at / kBlockBytes); cell < cells_; ++cell) {
-    const Blocks blocks = DataOf(cell);
-    const uint64_t data_begin = std::min(ByteOffset(blocks.begin), end);
-    const uint64_t data_end = std::min(ByteOffset(blocks.end), end);
-    if (at < data_begin) {
-      if (!visit(Run{at, data_begin, false})) return;
-      at = data_begin;
+    const Blocks island = IslandOf(cell);
+    const uint64_t island_begin = std::min(ByteOffset(island.begin), end);
+    const uint64_t island_end = std::min(ByteOffset(island.end), end);
+    if (at < island_begin) {
+      if (!visit(Run{at, island_begin, sea_is_data_})) return;
+      at = island_begin;
     }
-    if (at < data_end) {
-      if (!visit(Run{at, data_end, true})) return;
-      at = data_end;
+    if (at < island_end) {
+      if (!visit(Run{at, island_end, !sea_is_data_})) return;
+      at = island_end;
     }
     if (at == end) return;
   }
-  visit(Run{at, end, false});
+  visit(Run{at, end, sea_is_data_});
 }
 
 }  // namespace blk::generate
