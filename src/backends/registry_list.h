@@ -17,5 +17,6 @@ BLK_SPEC(FullSpec)
 BLK_SPEC(InfoSpec)
 
 // Filters
+BLK_SPEC(OffsetSpec)
 
 // clang-format on

@@ -35,6 +35,8 @@ class ExtentList {
   uint64_t end() const { return end_; }    // wanted end
   // Nothing more is taken: the range is covered, or the list is as long as was allowed.
   bool full() const { return next_ >= end_ || capped_; }
+  // How many more extents fit: what a list for a part of the same question need not exceed.
+  size_t room() const { return extents_max_ - extents_.size(); }
   bool empty() const { return extents_.empty(); }
   size_t size() const { return extents_.size(); }
   const std::vector<Extent>& extents() const { return extents_; }
