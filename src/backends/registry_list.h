@@ -18,5 +18,6 @@ BLK_SPEC(InfoSpec)
 
 // Filters
 BLK_SPEC(OffsetSpec)
+BLK_SPEC(PartitionSpec)
 
 // clang-format on
