@@ -19,5 +19,6 @@ BLK_SPEC(InfoSpec)
 // Filters
 BLK_SPEC(OffsetSpec)
 BLK_SPEC(PartitionSpec)
+BLK_SPEC(CowSpec)
 
 // clang-format on

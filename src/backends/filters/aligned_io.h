@@ -1,0 +1,13 @@
+#pragma once
+// Reading from a device whatever its block sizes are, for filters that let their clients read any
+// bytes. Parallel-safe; spans and the call live until the Task has completed.
+#include "src/core/device.h"
+
+namespace blk {
+
+// Reads any range inside the device: requests are made larger where its minimum block size wants it
+// and cut where its maximum does.
+Task<absl::Status> ReadUnaligned(Device* device, const Call& call, uint64_t offset,
+                                 std::span<char> into);
+
+}  // namespace blk

@@ -1,0 +1,91 @@
+#pragma once
+// BlockStore: blocks of a disk kept aside, for cow, cache and cacheextents. Their bytes are in a
+// sparse, unlinked temporary file in $TMPDIR (else /var/tmp); which blocks there are is known in
+// memory, 4 bytes for each block that was ever stored and nothing for those that were not, whatever
+// the size of the disk.
+//
+// A block, once stored, keeps its place in the file for ever: a reader that lost a race with a trim
+// may see older bytes or zeroes, never those of another block.
+//
+// Owner: a filter's layer; shared by its devices. Threads: any loop. Reading, and writing into
+// blocks that are present, needs no lock. Whoever changes the state of blocks holds locks() of
+// them, from looking at the state until it has been set.
+#include <array>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <span>
+
+#include "absl/container/btree_map.h"
+#include "src/backends/filters/range_lock.h"
+#include "src/core/file_io.h"
+
+namespace blk {
+
+class BlockStore {
+ public:
+  enum class State : uint8_t { kAbsent, kPresent, kZero };
+
+  // A run of blocks in one state. If present, they lie side by side in the file from `position`.
+  struct Run {
+    State state;
+    uint64_t blocks;
+    uint64_t position;
+  };
+
+  // Makes the temporary file. Before loops run or on them (it blocks shortly).
+  static absl::StatusOr<std::unique_ptr<BlockStore>> Create(uint64_t block_bytes);
+
+  uint64_t block_bytes() const { return block_bytes_; }
+  RangeLock& locks() { return locks_; }  // of block numbers
+
+  // The run that begins with block `first`: at least 1 and at most `blocks_max` long, and maybe
+  // shorter than it could be said to be.
+  Run RunAt(uint64_t first, uint64_t blocks_max) const;
+
+  // Bytes at `position` of the file, inside one run of present blocks (or of Place()).
+  Task<absl::Status> ReadAt(uint64_t position, std::span<char> into) {
+    return file_.ReadAt(position, into);
+  }
+  Task<absl::Status> WriteAt(uint64_t position, std::span<const char> from) {
+    return file_.WriteAt(position, from);
+  }
+
+  // Where the bytes of a block go that is about to be stored; it is not present yet. ENOSPC when
+  // there are more blocks than can be counted.
+  absl::StatusOr<uint64_t> Place(uint64_t block);
+  // All bytes of the block were written to its place.
+  void SetPresent(uint64_t block);
+  // From now on they are kZero; the room of those that were present is given back. Any range.
+  Task<void> SetZero(uint64_t first, uint64_t blocks);
+
+  // What the map costs, for tests and statistics.
+  uint64_t memory_bytes() const;
+
+ private:
+  static constexpr uint64_t kPageBlocks = 1024;
+  static constexpr uint32_t kPresentBit = 1u << 31;
+  struct Page {
+    uint64_t present = 0;                           // how many
+    std::array<uint32_t, kPageBlocks> blocks = {};  // place + 1 or 0 for none; kPresentBit
+  };
+
+  BlockStore(int fd, uint64_t block_bytes);
+  uint64_t NextPresent(uint64_t first, uint64_t end) const;
+  Run PresentRun(const Page& page, uint64_t first, uint64_t end) const;
+  uint64_t PositionOf(uint32_t entry) const {
+    return uint64_t{(entry & ~kPresentBit) - 1} * block_bytes_;
+  }
+
+  const uint64_t block_bytes_;
+  FileIo file_;
+  RangeLock locks_;
+  mutable std::mutex mutex_;  // guards what follows; held for moments
+  absl::btree_map<uint64_t, std::unique_ptr<Page>> pages_;
+  absl::btree_map<uint64_t, uint64_t>
+      zeroes_;  // first -> end; apart; present blocks may lie inside
+  uint32_t places_ = 0;
+};
+
+}  // namespace blk
