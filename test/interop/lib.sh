@@ -7,9 +7,10 @@ set -Eeuo pipefail
 # shellcheck disable=SC2034  # for the scripts
 tmp=$PWD
 background_pids=()
+exec {terminal}>&2 # where complaints go, even when a command under test has its errors in a file
 
 fail() {
-  printf 'FAILED: %s\n' "$*" >&2
+  printf 'FAILED: %s\n' "$*" >&"$terminal"
   exit 1
 }
 
@@ -22,7 +23,7 @@ end_background() {
   done
 }
 trap end_background EXIT
-trap 'printf "%s:%s: status %s from: %s\n" "$0" "$LINENO" "$?" "$BASH_COMMAND" >&2' ERR
+trap 'printf "%s:%s: status %s from: %s\n" "$0" "$LINENO" "$?" "$BASH_COMMAND" >&"$terminal"' ERR
 
 # skip_unless WHAT COMMAND...: the script needs something of this machine that nobody can install: WHAT, e.g.
 # `skip_unless "/dev/fuse" test -w /dev/fuse`.
@@ -44,6 +45,14 @@ skip_unless_installed() {
       exit 77
     fi
   done
+}
+
+# skip_unless_python_has MODULE PACKAGE: Debian's own Python, for which Debian's PACKAGE brings MODULE.
+skip_unless_python_has() {
+  if ! /usr/bin/python3 -c "import $1" 2>/dev/null; then
+    echo "needs the program /usr/bin/python3 with $1 of $2"
+    exit 77
+  fi
 }
 
 # expect_equal ACTUAL EXPECTED [WHAT]
