@@ -4,7 +4,9 @@
 // Owner: whoever opened it, usually shared by all devices over the file. Threads: any loop, any
 // number of calls at a time; no call blocks its loop for long. What the page cache has is read in
 // line (preadv2 with RWF_NOWAIT), writes go to the page cache in line as long as that is quick, and
-// whatever may wait for a disk runs on the offload pool. A Task resumes on its caller's loop.
+// whatever may wait for a disk runs on the offload pool. No io_uring: cold 4 KiB reads at depth 32
+// were as many a second without it (60-66k and 64-67k), since RWF_NOWAIT starts them all; it would
+// save some 4 us of CPU for each of those. A Task resumes on its caller's loop.
 // Spans live until the Task completes. Nothing here moves or uses the file position, except for
 // FindExtents, which leaves it anywhere.
 #include <sys/types.h>

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -19,8 +20,8 @@ inline absl::StatusOr<LayerPtr> MakeReady(const Spec& spec, const Words& words) 
   std::shared_ptr<void> config = spec.NewConfig();
   ParamReader reader(spec.params(), config.get(), spec.name());
   for (const auto& [key, value] : words) BLK_RETURN_IF_ERROR(reader.Give(key, value));
-  BLK_ASSIGN_OR_RETURN(LayerPtr layer, spec.MakeLayer(config.get(), {}));
   BLK_RETURN_IF_ERROR(reader.Finish());
+  BLK_ASSIGN_OR_RETURN(LayerPtr layer, spec.MakeLayer(config.get(), {}));
   BLK_RETURN_IF_ERROR(layer->Ready());
   return layer;
 }
