@@ -20,5 +20,10 @@ BLK_SPEC(InfoSpec)
 BLK_SPEC(OffsetSpec)
 BLK_SPEC(PartitionSpec)
 BLK_SPEC(CowSpec)
+BLK_SPEC(DelaySpec)
+BLK_SPEC(ErrorSpec)
+BLK_SPEC(RateSpec)
+BLK_SPEC(LogSpec)
+BLK_SPEC(StatsSpec)
 
 // clang-format on
