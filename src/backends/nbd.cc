@@ -25,7 +25,12 @@ struct Config {
   bool extended_headers = true;
   int timeout = 30;
   std::vector<std::string> contexts;
+  bool shm = true;
+  std::shared_ptr<Arena> arena;  // a tool's; else one is made for the layer
 };
+
+// For the requests in flight of one device; more of them go through the socket.
+constexpr uint64_t kArenaBytes = 32 << 20;
 
 absl::StatusOr<nbd::Uri> UriOf(const Config& config) {
   int ways = config.uri.has_value() + config.socket.has_value() + config.hostname.has_value() +
@@ -101,6 +106,10 @@ class NbdLayer final : public Layer {
   Task<absl::StatusOr<DevicePtr>> Connect(OpenArgs args) {
     NbdConnectOptions options = options_;
     if (config_.dynamic_export) options.uri.export_name = args.export_name;
+    if (config_.shm && !options.arena && options.uri.transport == nbd::Uri::Transport::kUnix) {
+      auto arena = Arena::Create(kArenaBytes);
+      if (arena.ok()) options.arena = *std::move(arena);  // without it the socket will do
+    }
     auto connect = [options] { return ConnectNbd(options); };
     auto first = co_await connect();
     for (int i = 0; i < config_.retry && !first.ok(); ++i) {  // for servers that start just now
@@ -124,6 +133,7 @@ absl::StatusOr<NbdConnectOptions> OptionsOf(const Config& config) {
   options.extended_headers = config.extended_headers;
   options.connect_seconds_max = config.timeout;
   for (const std::string& context : config.contexts) options.contexts.push_back(context);
+  if (config.shm) options.arena = config.arena;
   return options;
 }
 
@@ -136,10 +146,13 @@ absl::StatusOr<LayerPtr> MakeNbd(Config config) {
 
 }  // namespace
 
-void AdjustNbdPlan(StackPlan* plan, int connections, const std::vector<std::string>& contexts) {
+void AdjustNbdPlan(StackPlan* plan, int connections, const std::vector<std::string>& contexts,
+                   std::shared_ptr<Arena> arena, bool shm) {
   if (plan->layers.back().spec != &NbdSpec()) return;
   auto* config = static_cast<Config*>(plan->layers.back().config.get());
   if (config->connections == Config().connections) config->connections = connections;
+  if (!shm) config->shm = false;
+  config->arena = std::move(arena);
   config->contexts.insert(config->contexts.end(), contexts.begin(), contexts.end());
 }
 
@@ -177,6 +190,8 @@ const Spec& NbdSpec() {
                  {.help = "ask for extended headers"})
           .Param("context", &Config::contexts,
                  {.help = "further metadata context to ask for", .word = "NAME"})
+          .Param("shm", &Config::shm,
+                 {.help = "offer a blk server on a Unix socket shared memory for payloads"})
           .PrintedExample("nbd://localhost", "the default export of a server on this machine")
           .PrintedExample("nbd(socket=/tmp/sock,export=disk)", "over a Unix socket")
           .Needs(Need::Kind::kNetwork)

@@ -91,6 +91,12 @@ Task<absl::StatusOr<NbdConnection>> ConnectNbd(NbdConnectOptions options) {
   nbd::ClientHandshake handshake(reader, HandshakeOptions(options));
   absl::Status started = co_await handshake.Start();
   if (!started.ok()) co_return timer.Explain(started, options.uri);
+  bool shares = false;
+  if (options.arena && options.uri.transport == nbd::Uri::Transport::kUnix) {
+    auto offered = co_await handshake.OfferArena(options.arena->fd(), options.arena->size());
+    if (!offered.ok()) co_return timer.Explain(offered.status(), options.uri);
+    shares = *offered;
+  }
   auto server_export = co_await handshake.Go(options.uri.export_name);
   if (!server_export.ok()) {
     co_await handshake.Abort();
@@ -103,6 +109,7 @@ Task<absl::StatusOr<NbdConnection>> ConnectNbd(NbdConnectOptions options) {
   session.style = server_export->style;
   session.transmission_flags = server_export->flags;
   session.contexts = server_export->contexts;
+  if (shares) session.arena = options.arena;
   connection.session =
       std::make_unique<nbd::ClientSession>(std::move(stream), reader.buffered(), session);
   connection.session->Start();

@@ -18,6 +18,8 @@ struct NbdConnectOptions {
   bool extended_headers = true;
   std::vector<std::string> contexts = {std::string(kBaseAllocation)};
   int connect_seconds_max = 30;  // of the handshake
+  // Offered to the server over a Unix socket; null: all payloads go through the socket.
+  std::shared_ptr<Arena> arena = nullptr;
 };
 
 // The transport alone.
@@ -32,7 +34,9 @@ Facts FactsOfExport(const nbd::ServerExport& server_export);
 struct StackPlan;
 // If the backend of `plan` is nbd: how many connections it may make, unless the plan says so, and
 // which further contexts it asks for.
-void AdjustNbdPlan(StackPlan* plan, int connections, const std::vector<std::string>& contexts);
+// `arena`, if given, is the one that the tool takes its buffers from; `shm` false: none at all.
+void AdjustNbdPlan(StackPlan* plan, int connections, const std::vector<std::string>& contexts,
+                   std::shared_ptr<Arena> arena, bool shm);
 
 // How to reach the server that `plan` is about, when its backend is nbd with no filter over it.
 std::optional<NbdConnectOptions> NbdServerOf(const StackPlan& plan);

@@ -14,6 +14,7 @@ inline constexpr uint32_t kPreferredBlockBytes = 4096;
 
 // One connection. Requests in flight bound the coroutines and buffers that a client can hold.
 inline constexpr size_t kRequestsInFlightMax = 256;
+inline constexpr uint64_t kArenaBytesMax = 64u << 20;  // shared memory of one connection
 inline constexpr size_t kReceiveBufferBytes = 256u << 10;
 // A reply chunk with extents: the protocol advises at most 2^20 descriptors; we stay far below.
 inline constexpr size_t kStatusExtentsMax = 4096;

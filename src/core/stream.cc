@@ -96,6 +96,7 @@ class DescriptorStream final : public Stream {
   ~DescriptorStream() override {
     read_watch_.reset();
     write_watch_.reset();
+    if (received_fd_ >= 0) close(received_fd_);
     close(read_fd_);
     if (write_fd_ != read_fd_ && write_fd_ >= 0) close(write_fd_);
   }
@@ -103,7 +104,8 @@ class DescriptorStream final : public Stream {
   Task<absl::StatusOr<size_t>> ReadSome(std::span<char> into) override {
     for (;;) {
       if (cancelled_) co_return ErrnoErrorAsIs(ECANCELED, "the connection was closed");
-      ssize_t got = read(read_fd_, into.data(), into.size());
+      ssize_t got = keep_descriptors_ ? ReceiveWithDescriptor(into)
+                                      : read(read_fd_, into.data(), into.size());
       if (got >= 0) co_return static_cast<size_t>(got);
       if (errno == EINTR) continue;
       if (!WouldBlock(errno)) co_return ErrnoError(errno, "cannot read from the peer");
@@ -126,6 +128,38 @@ class DescriptorStream final : public Stream {
     }
     return WriteRest({parts.begin(), parts.end()}, 0, total);
   }
+
+  Task<absl::Status> WriteWithDescriptor(std::span<const char> bytes, int fd) override {
+    if (peer_.address.ss_family != AF_UNIX)
+      co_return ErrnoErrorAsIs(EOPNOTSUPP, "this stream cannot send descriptors");
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof fd)] = {};
+    iovec part{const_cast<char*>(bytes.data()), bytes.size()};
+    msghdr message{};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof fd);
+    std::memcpy(CMSG_DATA(header), &fd, sizeof fd);
+    for (;;) {
+      ssize_t sent = sendmsg(write_fd_, &message, MSG_NOSIGNAL);
+      if (sent >= 0) {
+        iovec rest{const_cast<char*>(bytes.data()) + sent, bytes.size() - sent};
+        co_return co_await WriteAll({&rest, 1});
+      }
+      if (errno == EINTR) continue;
+      if (!WouldBlock(errno)) co_return ErrnoError(errno, "cannot write to the peer");
+      BLK_CO_RETURN_IF_ERROR(co_await read_watch_->Writable());
+    }
+  }
+  void KeepDescriptors(bool keep) override {
+    keep_descriptors_ = keep && peer_.address.ss_family == AF_UNIX;
+    if (!keep && received_fd_ >= 0) close(TakeDescriptor());
+  }
+  int TakeDescriptor() override { return std::exchange(received_fd_, -1); }
 
   void ShutdownWrite() override {
     if (socket_) {
@@ -154,6 +188,26 @@ class DescriptorStream final : public Stream {
   const Peer& peer() const override { return peer_; }
 
  private:
+  ssize_t ReceiveWithDescriptor(std::span<char> into) {
+    alignas(cmsghdr) char control[CMSG_SPACE(16 * sizeof(int))];
+    iovec part{into.data(), into.size()};
+    msghdr message{};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    ssize_t got = recvmsg(read_fd_, &message, MSG_CMSG_CLOEXEC);
+    if (got < 0) return got;
+    for (cmsghdr* h = CMSG_FIRSTHDR(&message); h; h = CMSG_NXTHDR(&message, h)) {
+      if (h->cmsg_level != SOL_SOCKET || h->cmsg_type != SCM_RIGHTS) continue;
+      for (size_t at = 0; CMSG_LEN(at + sizeof(int)) <= h->cmsg_len; at += sizeof(int)) {
+        if (received_fd_ >= 0) close(received_fd_);
+        std::memcpy(&received_fd_, CMSG_DATA(h) + at, sizeof(int));
+      }
+    }
+    return got;
+  }
+
   ssize_t SendSome(std::span<const iovec> parts) {
     if (!socket_) return writev(write_fd_, parts.data(), static_cast<int>(parts.size()));
     if (parts.size() == 1)
@@ -187,7 +241,8 @@ class DescriptorStream final : public Stream {
 
   int read_fd_, write_fd_;
   bool socket_ = false;
-  bool cancelled_ = false, read_shut_ = false;
+  bool cancelled_ = false, read_shut_ = false, keep_descriptors_ = false;
+  int received_fd_ = -1;
   Peer peer_;
   std::unique_ptr<Watch> read_watch_, write_watch_;
 };

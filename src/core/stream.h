@@ -33,6 +33,18 @@ class Stream {
   // All bytes of all parts, in order. After a failure nothing more can be written.
   virtual Task<absl::Status> WriteAll(std::span<const iovec> parts) = 0;
 
+  // As WriteAll with one part, and sends `fd` along (SCM_RIGHTS). EOPNOTSUPP unless this is a Unix
+  // socket.
+  virtual Task<absl::Status> WriteWithDescriptor(std::span<const char> bytes, int fd) {
+    (void)bytes, (void)fd;
+    return ErrnoErrorAsIs(EOPNOTSUPP, "this stream cannot send descriptors");
+  }
+  // Whether descriptors that the peer sends are kept for TakeDescriptor() (the last one; all others
+  // are closed). Off at first.
+  virtual void KeepDescriptors(bool keep) { (void)keep; }
+  // The caller's from now on; -1 if none has come.
+  virtual int TakeDescriptor() { return -1; }
+
   // The other end sees the end of the stream; reading goes on.
   virtual void ShutdownWrite() = 0;
 

@@ -61,6 +61,7 @@ struct Request {
   uint64_t cookie = 0;
   uint64_t offset = 0;
   uint64_t length = 0;
+  uint64_t arena_offset = 0;  // with kCmdFlagArena; follows the header
 };
 
 enum class ParseResult : uint8_t {

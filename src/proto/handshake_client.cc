@@ -398,6 +398,13 @@ Task<absl::StatusOr<uint32_t>> ClientHandshake::Ask(
                              absl::StrCat("the server is too old for ", OptionName(option)));
   }
   BLK_CO_RETURN_IF_ERROR(co_await Send(OptionRequest(option, data)));
+  co_return co_await Await(option, expected, replies_max, take);
+}
+
+Task<absl::StatusOr<uint32_t>> ClientHandshake::Await(
+    uint32_t option, uint32_t expected, size_t replies_max,
+    absl::FunctionRef<absl::Status(std::string_view)> take) {
+  std::string data;
   for (size_t count = 0;; ++count) {
     absl::StatusOr<OptionReplyHeader> header = co_await ReadReply(option, data);
     if (!header.ok()) co_return Broken(Annotate(header.status(), OptionName(option)));
@@ -414,6 +421,20 @@ Task<absl::StatusOr<uint32_t>> ClientHandshake::Ask(
     const absl::Status taken = take(data);
     if (!taken.ok()) co_return Broken(Violation(taken.message()));
   }
+}
+
+Task<absl::StatusOr<bool>> ClientHandshake::OfferArena(int fd, uint64_t bytes) {
+  BLK_CO_RETURN_IF_ERROR(Usable());
+  if (handshake_style_ != HandshakeStyle::kNewstyleFixed || tls_) co_return false;
+  std::string data(kArenaOptionBytes, '\0');
+  StoreU32(data.data(), kArenaVersion);
+  StoreU64(data.data() + 8, bytes);
+  const std::string message = OptionRequest(kOptArena, data);
+  const absl::Status sent = co_await reader_.stream()->WriteWithDescriptor(message, fd);
+  if (ErrnoOf(sent) == EOPNOTSUPP) co_return false;
+  if (!sent.ok()) co_return Broken(sent);
+  BLK_CO_ASSIGN_OR_RETURN(uint32_t reply, co_await Await(kOptArena, kRepAck, 0, TakeNothing));
+  co_return reply == kRepAck;
 }
 
 Task<absl::StatusOr<OptionReplyHeader>> ClientHandshake::ReadReply(uint32_t option,

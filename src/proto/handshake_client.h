@@ -85,6 +85,10 @@ class ClientHandshake {
   Task<absl::StatusOr<std::vector<std::string>>> ListMetaContexts(std::string name,
                                                                   std::vector<std::string> queries);
 
+  // Offers shared memory for payloads (docs/shared-memory.md): `bytes` of the memfd `fd`, which
+  // stays the caller's. False when the server does not take it. After Start(), before Go().
+  Task<absl::StatusOr<bool>> OfferArena(int fd, uint64_t bytes);
+
   // Describes the export and stays in the handshake. EOPNOTSUPP when the server has no INFO: Go()
   // then still works.
   Task<absl::StatusOr<ServerExport>> Info(std::string name);
@@ -117,6 +121,8 @@ class ClientHandshake {
                                      size_t replies_max,
                                      absl::FunctionRef<absl::Status(std::string_view)> take);
   Task<absl::StatusOr<uint32_t>> Ask(uint32_t option);
+  Task<absl::StatusOr<uint32_t>> Await(uint32_t option, uint32_t expected, size_t replies_max,
+                                       absl::FunctionRef<absl::Status(std::string_view)> take);
   Task<absl::StatusOr<OptionReplyHeader>> ReadReply(uint32_t option, std::string& data);
   Task<absl::Status> Send(std::string bytes);
   absl::Status Usable() const;

@@ -263,6 +263,14 @@ constexpr bool IsErrorChunk(uint16_t chunk_type) { return (chunk_type & kChunkEr
 
 // The document's own names, for messages and traces; "option 4711" and the like have none and give
 // "".
+// --- blk's own: payloads in shared memory (docs/shared-memory.md). No other project uses these
+// numbers, and a server that does not know them answers "unsupported".
+inline constexpr uint32_t kOptArena = 0x626c6b01;       // "blk", 1
+inline constexpr size_t kArenaOptionBytes = 4 + 4 + 8;  // version, reserved, length
+inline constexpr uint32_t kArenaVersion = 1;
+inline constexpr uint16_t kCmdFlagArena = 1 << 15;  // READ, WRITE: the payload lies in the arena
+inline constexpr size_t kArenaOffsetBytes = 8;      // after the request header with that flag
+
 constexpr std::string_view OptionName(uint32_t option) {
   switch (option) {
     case kOptExportName:

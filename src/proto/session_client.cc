@@ -9,6 +9,9 @@ namespace {
 // Replies are received into this; large data goes straight to where it is wanted.
 constexpr size_t kBufferBytes = 256 << 10;
 
+// From here on a copy to shared memory costs less than two through a socket.
+constexpr size_t kStageBytesMin = 16 << 10;
+
 absl::Status ProtocolError(std::string_view what) {
   return ErrnoErrorAsIs(EPROTO, absl::StrCat("the NBD server broke the protocol: ", what));
 }
@@ -42,12 +45,43 @@ void ClientSession::Start() { scope_.Spawn(Receive()); }
 // ---- Requests
 
 Task<absl::Status> ClientSession::Read(uint64_t offset, std::span<char> into) {
+  if (InArena(into.data(), into.size()))
+    return Send(kCmdRead, kCmdFlagArena, offset, into.size(), {}, into.data(), nullptr, 0);
+  if (options_.arena && into.size() >= kStageBytesMin) return ReadThroughArena(offset, into);
   return Send(kCmdRead, 0, offset, into.size(), {}, into.data(), nullptr, 0);
 }
+
+Task<absl::Status> ClientSession::ReadThroughArena(uint64_t offset, std::span<char> into) {
+  ArenaPiece piece(options_.arena.get(), into.size());
+  if (!piece)
+    co_return co_await Send(kCmdRead, 0, offset, into.size(), {}, into.data(), nullptr, 0);
+  absl::Status status =
+      co_await Send(kCmdRead, kCmdFlagArena, offset, into.size(), {}, piece.data(), nullptr, 0);
+  if (status.ok()) std::memcpy(into.data(), piece.data(), into.size());
+  co_return status;
+}
+
 Task<absl::Status> ClientSession::Write(uint64_t offset, std::span<const char> from,
                                         uint32_t flags) {
-  return Send(kCmdWrite, CommandFlags(flags), offset, from.size(), from, nullptr, nullptr, 0);
+  const uint16_t command_flags = CommandFlags(flags);
+  if (InArena(from.data(), from.size()))
+    return Send(kCmdWrite, command_flags | kCmdFlagArena, offset, from.size(), from, nullptr,
+                nullptr, 0);
+  if (options_.arena && from.size() >= kStageBytesMin)
+    return WriteThroughArena(offset, from, command_flags);
+  return Send(kCmdWrite, command_flags, offset, from.size(), from, nullptr, nullptr, 0);
 }
+
+Task<absl::Status> ClientSession::WriteThroughArena(uint64_t offset, std::span<const char> from,
+                                                    uint16_t flags) {
+  ArenaPiece piece(options_.arena.get(), from.size());
+  if (!piece)
+    co_return co_await Send(kCmdWrite, flags, offset, from.size(), from, nullptr, nullptr, 0);
+  std::memcpy(piece.data(), from.data(), from.size());
+  co_return co_await Send(kCmdWrite, flags | kCmdFlagArena, offset, from.size(),
+                          {piece.data(), from.size()}, nullptr, nullptr, 0);
+}
+
 Task<absl::Status> ClientSession::Flush() {
   return Send(kCmdFlush, 0, 0, 0, {}, nullptr, nullptr, 0);
 }
@@ -101,6 +135,7 @@ Task<absl::Status> ClientSession::Send(uint16_t type, uint16_t flags, uint64_t o
   slot.list = list;
   slot.context_id = context_id;
   slot.has_list = false;
+  slot.in_arena = flags & kCmdFlagArena;
   slot.status = absl::OkStatus();
   slot.busy = true;
   ++in_flight_;
@@ -128,13 +163,18 @@ void ClientSession::StoreRequestOf(const Slot& slot, size_t index, uint16_t flag
                   .offset = slot.offset,
                   .length = slot.length};
   if (options_.style == ReplyStyle::kExtended) {
-    if (slot.type == kCmdWrite) request.flags |= kCmdFlagPayloadLen;
+    if (slot.type == kCmdWrite && !slot.in_arena) request.flags |= kCmdFlagPayloadLen;
     StoreExtendedRequest(pending_.Append(kExtendedRequestBytes), request);
   } else {
     BLK_CHECK(request.length <= UINT32_MAX);
     StoreRequest(pending_.Append(kRequestBytes), request);
   }
-  if (!payload.empty()) pending_.AppendBytes(payload.data(), payload.size());
+  if (slot.in_arena) {
+    const void* at = slot.type == kCmdRead ? slot.into : payload.data();
+    StoreU64(pending_.Append(kArenaOffsetBytes), options_.arena->OffsetOf(at));
+  } else if (!payload.empty()) {
+    pending_.AppendBytes(payload.data(), payload.size());
+  }
 }
 
 void ClientSession::FlushSoon() {
@@ -208,7 +248,7 @@ Task<absl::Status> ClientSession::TakeReply(const struct Reply& reply) {
   if (reply.simple) {
     if (reply.error) {
       slot->status = ErrnoError(ErrnoFromWireError(reply.error), "the NBD server answered");
-    } else if (slot->type == kCmdRead) {
+    } else if (slot->type == kCmdRead && !slot->in_arena) {
       if (options_.style != ReplyStyle::kSimple)
         co_return ProtocolError("a simple reply to a structured read");
       BLK_CO_RETURN_IF_ERROR(co_await TakeData(slot, slot->offset, slot->length));
@@ -244,7 +284,8 @@ Task<absl::Status> ClientSession::TakeReply(const struct Reply& reply) {
     }
   }
   if (reply.flags & kChunkFlagDone) {
-    if (slot->status.ok() && slot->type == kCmdRead && slot->received != slot->length)
+    if (slot->status.ok() && slot->type == kCmdRead && !slot->in_arena &&
+        slot->received != slot->length)
       co_return ProtocolError("a read without all its bytes");
     if (slot->status.ok() && slot->type == kCmdBlockStatus && !slot->has_list)
       slot->status = ErrnoErrorAsIs(EIO, "the NBD server gave no extents");
@@ -254,8 +295,9 @@ Task<absl::Status> ClientSession::TakeReply(const struct Reply& reply) {
 }
 
 Task<absl::Status> ClientSession::TakeData(Slot* slot, uint64_t offset, uint64_t length) {
-  if (slot->type != kCmdRead || offset < slot->offset || offset - slot->offset > slot->length ||
-      length > slot->length - (offset - slot->offset) || length > slot->length - slot->received)
+  if (slot->type != kCmdRead || slot->in_arena || offset < slot->offset ||
+      offset - slot->offset > slot->length || length > slot->length - (offset - slot->offset) ||
+      length > slot->length - slot->received)
     return ProtocolError("data that was not asked for");
   slot->received += length;
   return reader_.ReadExactly({slot->into + (offset - slot->offset), length});
@@ -263,7 +305,7 @@ Task<absl::Status> ClientSession::TakeData(Slot* slot, uint64_t offset, uint64_t
 
 absl::Status ClientSession::TakeHole(Slot* slot, std::span<const char> payload) {
   auto hole = ParseOffsetHole(payload);
-  if (!hole || slot->type != kCmdRead || hole->offset < slot->offset ||
+  if (!hole || slot->type != kCmdRead || slot->in_arena || hole->offset < slot->offset ||
       hole->offset - slot->offset > slot->length ||
       hole->length > slot->length - (hole->offset - slot->offset) ||
       hole->length > slot->length - slot->received)

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "src/core/arena.h"
 #include "src/core/device.h"
 #include "src/core/scope.h"
 #include "src/core/stream.h"
@@ -27,6 +28,9 @@ struct ClientSessionOptions {
   uint16_t transmission_flags = 0;    // advertised by the server
   std::vector<MetaContext> contexts;  // negotiated
   size_t requests_in_flight_max = limits::kRequestsInFlightMax;
+  // Shared with the server (docs/shared-memory.md): spans that lie in it are named, not sent;
+  // others are copied through it where that is cheaper than a socket.
+  std::shared_ptr<Arena> arena;
 };
 
 class ClientSession {
@@ -65,6 +69,7 @@ class ClientSession {
     ExtentList* list = nullptr;
     uint32_t context_id = 0;
     bool has_list = false;
+    bool in_arena = false;
     absl::Status status;
     std::coroutine_handle<> waiter;
     bool busy = false;
@@ -73,6 +78,11 @@ class ClientSession {
   Task<absl::Status> Send(uint16_t type, uint16_t flags, uint64_t offset, uint64_t length,
                           std::span<const char> payload, char* into, ExtentList* list,
                           uint32_t context_id);
+  bool InArena(const void* data, size_t bytes) const {
+    return options_.arena && options_.arena->Contains(data, bytes);
+  }
+  Task<absl::Status> ReadThroughArena(uint64_t offset, std::span<char> into);
+  Task<absl::Status> WriteThroughArena(uint64_t offset, std::span<const char> from, uint16_t flags);
   size_t TakeSlot();
   void StoreRequestOf(const Slot& slot, size_t index, uint16_t flags,
                       std::span<const char> payload);

@@ -62,6 +62,11 @@ ServerSession::ServerSession(BufferedReader* reader, Device* device, ServerSessi
 
 ServerSession::~ServerSession() = default;
 
+bool ServerSession::InArena(const Request& request) const {
+  return options_.arena && (request.flags & kCmdFlagArena) &&
+         (request.type == kCmdRead || request.type == kCmdWrite);
+}
+
 const Call& ServerSession::CallFor(const Request& request) const {
   return calls_[CallFlags(request.flags)];
 }
@@ -132,7 +137,13 @@ Task<absl::Status> ServerSession::ReadRequests() {
       if (parsed != ParseResult::kComplete)
         co_return ErrnoErrorAsIs(EPROTO, "the client sent something that is not a request");
       if (request.type == kCmdDisconnect) co_return absl::OkStatus();
-      Task<absl::Status> task = ReadRequest(header_bytes, request, &wants_more);
+      size_t head_bytes = header_bytes;
+      if (InArena(request)) {
+        head_bytes += kArenaOffsetBytes;
+        if (end_ - begin_ < head_bytes) break;
+        request.arena_offset = LoadU64(block_->data() + begin_ + header_bytes);
+      }
+      Task<absl::Status> task = ReadRequest(head_bytes, request, &wants_more);
       BLK_CO_RETURN_IF_ERROR(co_await std::move(task));
       // Other connections of this loop have their turn.
       if (++without_pause >= options_.requests_in_flight_max) {
@@ -159,7 +170,9 @@ Task<absl::Status> ServerSession::ReadRequests() {
 // should come into the block first.
 Task<absl::Status> ServerSession::ReadRequest(size_t header_bytes, const Request& request,
                                               bool* wants_more) {
-  const bool has_payload = options_.style == ReplyStyle::kExtended
+  const bool in_arena = InArena(request);
+  const bool has_payload = in_arena ? false
+                           : options_.style == ReplyStyle::kExtended
                                ? (request.flags & kCmdFlagPayloadLen) != 0
                                : request.type == kCmdWrite;
   const uint64_t payload_bytes = has_payload ? request.length : 0;
@@ -172,7 +185,8 @@ Task<absl::Status> ServerSession::ReadRequest(size_t header_bytes, const Request
     *wants_more = true;
     return absl::OkStatus();
   }
-  const uint64_t charged = request.type == kCmdRead || request.type == kCmdWrite
+  const uint64_t charged = in_arena && device_->facts().shared_buffers_ok ? 0
+                           : request.type == kCmdRead || request.type == kCmdWrite
                                ? std::min<uint64_t>(request.length, limits::kRequestBytesMax)
                                : payload_bytes;
   if (received >= payload_bytes && TakeRoom(charged)) {
@@ -245,8 +259,9 @@ Task<bool> ServerSession::WaitForRoom(uint64_t bytes) {
 // ---- Requests
 
 absl::Status ServerSession::Validate(const Request& request) const {
+  const bool in_arena = InArena(request);
   const uint16_t known = kCmdFlagFua | kCmdFlagNoHole | kCmdFlagDf | kCmdFlagReqOne |
-                         kCmdFlagFastZero | kCmdFlagPayloadLen;
+                         kCmdFlagFastZero | kCmdFlagPayloadLen | (in_arena ? kCmdFlagArena : 0);
   const uint16_t flags = request.flags, offers = options_.transmission_flags;
   auto refuse = [&](std::string_view why) {
     return ErrnoErrorAsIs(EINVAL, absl::StrCat(CommandName(request.type), ": ", why));
@@ -265,7 +280,7 @@ absl::Status ServerSession::Validate(const Request& request) const {
   if ((flags & kCmdFlagReqOne) && request.type != kCmdBlockStatus)
     return refuse("REQ_ONE is only for block status");
   if (options_.style == ReplyStyle::kExtended) {
-    bool wants = request.type == kCmdWrite;
+    bool wants = request.type == kCmdWrite && !in_arena;
     if (wants && !(flags & kCmdFlagPayloadLen)) return refuse("PAYLOAD_LEN is missing");
     if (!wants && (flags & kCmdFlagPayloadLen) && request.type != kCmdBlockStatus)
       return refuse("a payload was not expected");
@@ -286,6 +301,8 @@ absl::Status ServerSession::Validate(const Request& request) const {
     return ErrnoErrorAsIs(
         EOVERFLOW, absl::StrCat("a read of ", request.length, " bytes is more than the maximum of ",
                                 limits::kRequestBytesMax));
+  if (in_arena && !options_.arena->At(request.arena_offset, request.length))
+    return refuse("beyond the shared memory");
   if (request.type == kCmdBlockStatus && options_.contexts.empty())
     return refuse("no metadata context was negotiated");
   return absl::OkStatus();
@@ -312,6 +329,7 @@ void ServerSession::Dispatch(const Request& request, std::span<const char> paylo
 }
 
 void ServerSession::StartRead(const Request& request, uint64_t charged) {
+  if (InArena(request)) return StartArenaRead(request, charged);
   if (request.length >= kBorrowBytesMin) {
     Loan loan;
     if (device_->Borrow(CallFor(request), request.offset, request.length, &loan))
@@ -327,6 +345,44 @@ void ServerSession::StartRead(const Request& request, uint64_t charged) {
   ReplyRead(request, std::move(buffer), charged);
 }
 
+// The client may change the arena at any time. A device sees it only if its facts say that this
+// can do no harm; else a private buffer stands between.
+void ServerSession::StartArenaRead(const Request& request, uint64_t charged) {
+  char* at = options_.arena->At(request.arena_offset, request.length);
+  if (!device_->facts().shared_buffers_ok) {
+    Buffer buffer(request.length);
+    Task<absl::Status> task = device_->Read(CallFor(request), request.offset, buffer.span());
+    return scope_.Spawn(FinishArenaRead(request, std::move(task), std::move(buffer), charged));
+  }
+  Task<absl::Status> task = device_->Read(CallFor(request), request.offset, {at, request.length});
+  if (task.ready()) return Reply(request, std::move(task).Take(), charged);
+  scope_.Spawn(FinishWrite(request, std::move(task), nullptr, Buffer(), charged));
+}
+
+Task<void> ServerSession::FinishArenaRead(Request request, Task<absl::Status> task, Buffer buffer,
+                                          uint64_t charged) {
+  absl::Status status = co_await std::move(task);
+  if (status.ok())
+    std::memcpy(options_.arena->At(request.arena_offset, request.length), buffer.data(),
+                request.length);
+  Reply(request, status, charged);
+  FlushSoon();
+}
+
+void ServerSession::StartArenaWrite(const Request& request, uint64_t charged) {
+  const char* at = options_.arena->At(request.arena_offset, request.length);
+  Buffer owner;
+  std::span<const char> payload(at, request.length);
+  if (!device_->facts().shared_buffers_ok) {
+    owner = Buffer(request.length);
+    std::memcpy(owner.data(), at, request.length);
+    payload = {owner.data(), owner.size()};
+  }
+  Task<absl::Status> task = device_->Write(CallFor(request), request.offset, payload);
+  if (task.ready()) return Reply(request, std::move(task).Take(), charged);
+  scope_.Spawn(FinishWrite(request, std::move(task), nullptr, std::move(owner), charged));
+}
+
 Task<void> ServerSession::FinishRead(Request request, Task<absl::Status> task, Buffer buffer,
                                      uint64_t charged) {
   absl::Status status = co_await std::move(task);
@@ -340,6 +396,7 @@ Task<void> ServerSession::FinishRead(Request request, Task<absl::Status> task, B
 
 void ServerSession::StartWrite(const Request& request, std::span<const char> payload,
                                const Block& block, Buffer owner, uint64_t charged) {
+  if (InArena(request)) return StartArenaWrite(request, charged);
   Task<absl::Status> task = device_->Write(CallFor(request), request.offset, payload);
   if (task.ready()) return Reply(request, std::move(task).Take(), charged);
   scope_.Spawn(FinishWrite(request, std::move(task), block, std::move(owner), charged));

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "src/core/arena.h"
 #include "src/core/buffer.h"
 #include "src/core/device.h"
 #include "src/core/scope.h"
@@ -29,6 +30,7 @@ struct ServerSessionOptions {
   uint64_t connection = 0;
   size_t requests_in_flight_max = limits::kRequestsInFlightMax;
   MemoryBudget* budget = nullptr;  // required
+  std::shared_ptr<Arena> arena;    // the client's shared memory, if it offered any
 };
 
 // The transmission flags that describe `facts` (section "Transmission flags").
@@ -64,6 +66,10 @@ class ServerSession {
   void Dispatch(const Request& request, std::span<const char> payload, const Block& block,
                 Buffer owner, uint64_t charged);
   void StartRead(const Request& request, uint64_t charged);
+  void StartArenaRead(const Request& request, uint64_t charged);
+  Task<void> FinishArenaRead(Request request, Task<absl::Status> task, Buffer buffer,
+                             uint64_t charged);
+  void StartArenaWrite(const Request& request, uint64_t charged);
   void StartWrite(const Request& request, std::span<const char> payload, const Block& block,
                   Buffer owner, uint64_t charged);
   Task<absl::Status> StartPlain(const Request& request);
@@ -76,6 +82,7 @@ class ServerSession {
   // EINVAL, EPERM and so on for what the protocol or the advertisement forbids.
   absl::Status Validate(const Request& request) const;
   const Call& CallFor(const Request& request) const;
+  bool InArena(const Request& request) const;
 
   void Reply(const Request& request, const absl::Status& status, uint64_t charged = 0);
   void ReplyRead(const Request& request, Buffer buffer, uint64_t charged);

@@ -3,6 +3,7 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstdio>
 #include <memory>
 
@@ -29,6 +30,7 @@ struct BenchConfig : CommonOptions {
   Size offset;
   std::optional<Size> length;
   int threads = 0;
+  bool shm = true;
   bool json = false;
 };
 
@@ -62,6 +64,9 @@ const ParamTable<BenchConfig>& BenchRows() {
                {.help = "event loops; 0: one for each connection, at most one for each processor",
                 .letter = 'T',
                 .min = "0"})
+        .Param(
+            "shm", &C::shm,
+            {.help = "share memory with blk servers on Unix sockets, instead of sending payloads"})
         .Param("json", &C::json, {.help = "print JSON"});
     return &AddCommonOptions(*rows);
   }();
@@ -74,6 +79,7 @@ struct BenchJob {
   BenchConfig config;
   Endpoint disk;
   LoopPool* loops;
+  std::shared_ptr<Arena> arena;          // the buffers are in it
   uint64_t first = 0, blocks = 0;        // the part that is used, in whole blocks
   std::atomic<uint64_t> next{0};         // sequential: the next block
   std::atomic<int64_t> left{INT64_MAX};  // requests
@@ -90,9 +96,11 @@ Task<void> Worker(BenchJob* job, Device* device, uint64_t number, LatencyHistogr
   const uint64_t bytes = job->config.block_size.bytes;
   const auto write_share = static_cast<uint64_t>(job->config.writes.value / 100 * UINT32_MAX);
   Loop* loop = Loop::Current();
-  Buffer buffer(bytes);
+  ArenaPiece piece = job->arena ? ArenaPiece(job->arena.get(), bytes) : ArenaPiece();
+  Buffer own(piece ? 0 : bytes);
+  std::span<char> buffer(piece ? piece.data() : own.data(), bytes);
   for (size_t i = 0; i < bytes; ++i)
-    buffer.data()[i] = static_cast<char>((i + number) * 2654435761u >> 13);
+    buffer[i] = static_cast<char>((i + number) * 2654435761u >> 13);
   Call call;
   while (!job->stop.load(std::memory_order_relaxed) &&
          job->left.fetch_sub(1, std::memory_order_relaxed) > 0) {
@@ -104,8 +112,8 @@ Task<void> Worker(BenchJob* job, Device* device, uint64_t number, LatencyHistogr
     uint64_t offset = job->first + block * bytes;
     const bool write = (random & UINT32_MAX) < write_share;
     int64_t start_ns = loop->NowNs();
-    absl::Status status = write ? co_await device->Write(call, offset, buffer.span())
-                                : co_await device->Read(call, offset, buffer.span());
+    absl::Status status = write ? co_await device->Write(call, offset, buffer)
+                                : co_await device->Read(call, offset, buffer);
     int64_t now_ns = loop->NowNs();
     (write ? writes : reads)->Add(now_ns - start_ns);
     if (now_ns >= job->end_ns) job->stop = true;
@@ -208,9 +216,17 @@ absl::Status ChoosePart(BenchJob* job, uint64_t size) {
 
 Task<absl::Status> Load(BenchJob* job) {
   const BenchConfig& config = job->config;
+  if (config.shm) {
+    uint64_t bytes = std::bit_ceil(std::max<uint64_t>(config.block_size.bytes, 4096)) *
+                     config.depth * config.connections;
+    auto arena = Arena::Create(std::clamp<uint64_t>(bytes, 1 << 20, limits::kArenaBytesMax));
+    if (arena.ok()) job->arena = *std::move(arena);
+  }
   BLK_CO_ASSIGN_OR_RETURN(DevicePtr device,
                           co_await job->disk.Open({.read_only = config.writes.value == 0,
-                                                   .connections = config.connections}));
+                                                   .connections = config.connections,
+                                                   .arena = job->arena,
+                                                   .shm = config.shm}));
   BLK_CO_RETURN_IF_ERROR(ChoosePart(job, device->size()));
   if (config.block_size.bytes > device->facts().block.maximum)
     co_return absl::InvalidArgumentError(absl::StrCat("--block-size is more than the ",

@@ -30,6 +30,7 @@ struct CopyConfig : CommonOptions {
   Size sparse{4096};
   bool synchronous = false;
   int threads = 0;
+  bool shm = true;
   bool verify = false;
 };
 
@@ -63,6 +64,9 @@ const ParamTable<CopyConfig>& CopyRows() {
                 .letter = 'R',
                 .min = "1",
                 .max = "4096"})
+        .Param(
+            "shm", &C::shm,
+            {.help = "share memory with blk servers on Unix sockets, instead of sending payloads"})
         .Param("sparse", &C::sparse,
                {.help = "smallest run of zeroes to find in data; 0: do not look", .letter = 'S'})
         .Param("synchronous", &C::synchronous, {.help = "one request at a time"})
@@ -262,7 +266,9 @@ Task<absl::Status> CopyFromStream(CopyJob* job, CopyProgress* progress) {
 
 Task<absl::Status> CopyFromDisk(CopyJob* job, CopyProgress* progress) {
   BLK_CO_ASSIGN_OR_RETURN(DevicePtr source,
-                          co_await job->source.Open({.connections = job->config.connections}));
+                          co_await job->source.Open({.connections = job->config.connections,
+                                                     .arena = job->options.arena,
+                                                     .shm = job->config.shm}));
   ProgressDisplay display(job->display.form, job->display.fd, source->size(), progress);
   display.Start();
   absl::Status status;
@@ -271,7 +277,9 @@ Task<absl::Status> CopyFromDisk(CopyJob* job, CopyProgress* progress) {
   } else {
     auto target = co_await job->target.Open({.read_only = false,
                                              .create_bytes = source->size(),
-                                             .connections = job->config.connections});
+                                             .connections = job->config.connections,
+                                             .arena = job->options.arena,
+                                             .shm = job->config.shm});
     status = target.status();
     if (status.ok()) {
       job->options.destination_is_zero |= job->target.reads_as_zeroes();
@@ -321,8 +329,14 @@ int CopyMain(std::span<const std::string> arguments) {
   if (source->kind() == Endpoint::Kind::kNull)
     return fail(absl::InvalidArgumentError("null: can only be the target"));
   LoopPool loops(LoopCount(config.synchronous ? 1 : config.threads));
-  CopyJob job{config, EngineOptions(config), *std::move(source), *std::move(target), *display,
-              &loops};
+  CopyOptions options = EngineOptions(config);
+  if (config.shm) {
+    // One arena for both sides: between two servers that take it, no byte passes through here.
+    auto arena =
+        Arena::Create(std::clamp<uint64_t>(2 * options.queue_bytes_max, 16 << 20, 64 << 20));
+    if (arena.ok()) options.arena = *std::move(arena);
+  }
+  CopyJob job{config, std::move(options), *std::move(source), *std::move(target), *display, &loops};
   return fail(loops.RunMain(Copy(&job)));
 }
 

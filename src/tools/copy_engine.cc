@@ -248,10 +248,12 @@ Task<void> Copier::CopyData(Walker& walker, uint64_t offset, uint64_t length) {
     }
     loan.End();
   } else {
-    Buffer buffer(length);
-    status = co_await source_.Read(call, offset, buffer.span());
+    ArenaPiece piece = options_.arena ? ArenaPiece(options_.arena.get(), length) : ArenaPiece();
+    Buffer buffer(piece ? 0 : length);
+    std::span<char> bytes(piece ? piece.data() : buffer.data(), length);
+    status = co_await source_.Read(call, offset, bytes);
     if (status.ok()) {
-      status = co_await WriteData(walker, offset, buffer.span());
+      status = co_await WriteData(walker, offset, bytes);
     } else {
       status = Annotate(status, absl::StrCat("read at offset ", offset, " length ", length));
     }

@@ -7,8 +7,10 @@
 // size of the disk. Both devices are used from all loops at once.
 #include <atomic>
 #include <functional>
+#include <memory>
 #include <string>
 
+#include "src/core/arena.h"
 #include "src/core/device.h"
 
 namespace blk {
@@ -22,6 +24,7 @@ struct CopyOptions {
   bool allocated = false;               // zeroes are written as allocated zeroes
   bool destination_is_zero = false;     // zeroes need not be written at all
   bool flush = true;                    // once, at the end
+  std::shared_ptr<Arena> arena;         // buffers come from it while there is room
   bool verify = false;                  // read the target back and compare
 };
 

@@ -97,7 +97,7 @@ Task<absl::StatusOr<LayerPtr>> Endpoint::MakeLayer(const Wish& wish) {
   if (wish.create_bytes && !plan_.path.empty()) {
     BLK_CO_RETURN_IF_ERROR(PrepareTargetFile(plan_.path, *wish.create_bytes, &reads_as_zeroes_));
   }
-  AdjustNbdPlan(&plan_, wish.connections, wish.contexts);
+  AdjustNbdPlan(&plan_, wish.connections, wish.contexts, wish.arena, wish.shm);
   co_return BuildStack(std::move(plan_));
 }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "src/backends/stack.h"
+#include "src/core/arena.h"
 #include "src/core/layer.h"
 
 namespace blk {
@@ -37,6 +38,8 @@ class Endpoint {
     // Targets: the size that a path is given, and that `null:` has.
     std::optional<uint64_t> create_bytes = std::nullopt;
     int connections = 4;                     // of NBD, at most
+    std::shared_ptr<Arena> arena = nullptr;  // that the tool's buffers come from
+    bool shm = true;                         // offer shared memory to NBD servers
     std::vector<std::string> contexts = {};  // further metadata contexts to ask servers for
   };
   // The NBD server that this is about, if it is one with no filter over it; a captive one is

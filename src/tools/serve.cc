@@ -40,6 +40,7 @@ struct ServeConfig : CommonOptions {
   uint32_t mask_handshake = 0xffff;
   int handshake_seconds = limits::kHandshakeSecondsMax;
   bool print_uri = false;
+  bool shm = true;
 };
 
 const ParamTable<ServeConfig>& ServeRows() {
@@ -92,6 +93,8 @@ const ParamTable<ServeConfig>& ServeRows() {
                {.help = "offer only these handshake flags", .word = "MASK"})
         .Param("timeout", &C::handshake_seconds,
                {.help = "longest handshake", .unit = "seconds", .min = "1"})
+        .Param("shm", &C::shm,
+               {.help = "take shared memory that blk clients on Unix sockets offer"})
         .Param("print-uri", &C::print_uri, {.help = "print the URI when ready"});
     return &AddCommonOptions(*rows);
   }();
@@ -256,6 +259,7 @@ struct ServeJob {
 ServerOptions OptionsFor(const ServeConfig& config) {
   ServerOptions options;
   options.read_only = config.read_only;
+  options.shm = config.shm;
   options.handshake_seconds_max = config.handshake_seconds;
   options.handshake.oldstyle = config.oldstyle;
   options.handshake.structured_replies = config.structured_replies;

@@ -103,12 +103,38 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
     return absl::StatusOr<Stream*>(absl::UnimplementedError("TLS is not available"));
   }
 
+  // docs/shared-memory.md: the client's arena, if it came along and is fit.
+  Task<absl::StatusOr<bool>> PrivateOption(uint32_t option, std::string data,
+                                           nbd::OptionReplier& replier) override {
+    if (option != nbd::kOptArena || !server_.options_.shm) co_return false;
+    absl::Status taken = TakeArena(data);
+    replier.Reply(taken.ok() ? nbd::kRepAck : nbd::kRepErrPolicy, taken.message());
+    co_return true;
+  }
+
   bool ShuttingDown() override { return server_.stopping(); }
 
  private:
+  absl::Status TakeArena(std::string_view data) {
+    int fd = stream_->TakeDescriptor();
+    if (fd < 0) return absl::InvalidArgumentError("no descriptor came with the option");
+    const bool right = data.size() == nbd::kArenaOptionBytes &&
+                       nbd::LoadU32(data.data()) == nbd::kArenaVersion && !arena_;
+    const uint64_t bytes = right ? nbd::LoadU64(data.data() + 8) : 0;
+    if (bytes == 0 || bytes > limits::kArenaBytesMax) {
+      close(fd);
+      return absl::InvalidArgumentError(absl::StrCat("one arena of version ", nbd::kArenaVersion,
+                                                     " and at most ", limits::kArenaBytesMax,
+                                                     " bytes is taken"));
+    }
+    BLK_ASSIGN_OR_RETURN(arena_, Arena::Adopt(fd, bytes));
+    return absl::OkStatus();
+  }
+
   Task<absl::Status> Serve() {
     BLK_CO_RETURN_IF_ERROR(co_await server_.exports_->Preconnect(stream_->peer()));
     BufferedReader reader(stream_.get());
+    stream_->KeepDescriptors(server_.options_.shm);
     Loop::TimerId timer = loop_->StartTimer(
         loop_->NowNs() + int64_t{server_.options_.handshake_seconds_max} * 1'000'000'000, [this] {
           LogError(absl::StrCat("connection ", number_, ": the handshake took too long"));
@@ -116,6 +142,7 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
         });
     auto handshake = co_await nbd::RunServerHandshake(reader, *this, server_.options_.handshake);
     loop_->CancelTimer(timer);
+    stream_->KeepDescriptors(false);
     if (!handshake.ok()) co_return handshake.status();
     if (!handshake->transmission || server_.stopping()) co_return absl::OkStatus();
     BLK_CHECK(device_ != nullptr);
@@ -127,6 +154,7 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
     options.contexts = std::move(handshake->contexts);
     options.connection = number_;
     options.budget = &budget;
+    options.arena = arena_;
     nbd::ServerSession session(&reader, device_.get(), std::move(options));
     session_ = &session;
     absl::Status status = co_await session.Run();
@@ -153,6 +181,7 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
   Loop* const loop_;
   StreamPtr stream_;
   DevicePtr device_;
+  std::shared_ptr<Arena> arena_;
   nbd::ServerSession* session_ = nullptr;
 };
 

@@ -46,6 +46,7 @@ class LayerExports final : public Exports {
 struct ServerOptions {
   nbd::ServerHandshakeOptions handshake;
   bool read_only = false;
+  bool shm = true;  // take shared memory that clients on Unix sockets offer
   int handshake_seconds_max = limits::kHandshakeSecondsMax;
   int connections_max = limits::kConnectionsMax;
   // How long requests in flight may go on after Stop() before they are cut off.
