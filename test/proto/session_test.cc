@@ -1,5 +1,8 @@
 #include <doctest/doctest.h>
+#include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <random>
 
@@ -18,6 +21,7 @@ constexpr uint64_t kSize = 300'000;
 struct Pair {
   test::ArrayDevice device;
   MemoryBudget budget{64 << 20};
+  std::shared_ptr<Arena> arena;
   std::unique_ptr<BufferedReader> reader;
   StreamPtr server_stream;
   std::unique_ptr<ServerSession> server;
@@ -25,8 +29,9 @@ struct Pair {
   TaskScope scope;
   absl::Status server_end = absl::UnknownError("still running");
 
+  // With `arena_bytes` the two share memory, as two processes would: each has its own mapping.
   explicit Pair(ReplyStyle style, Facts facts = test::ArrayFacts(kSize),
-                size_t server_requests_max = 256)
+                size_t server_requests_max = 256, uint64_t arena_bytes = 0)
       : device(facts) {
     int fds[2];
     BLK_CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
@@ -37,11 +42,18 @@ struct Pair {
     if (style != ReplyStyle::kSimple) contexts.push_back({17, std::string(blk::kBaseAllocation)});
     server = std::make_unique<ServerSession>(
         reader.get(), &device,
-        ServerSessionOptions{style, flags, contexts, 1, server_requests_max, &budget});
-    client = std::make_unique<ClientSession>(MakeSocketStream(fds[1]), std::span<const char>(),
-                                             ClientSessionOptions{style, flags, contexts, 64});
+        ServerSessionOptions{style, flags, contexts, 1, server_requests_max, &budget,
+                             ServersArena(arena_bytes)});
+    client =
+        std::make_unique<ClientSession>(MakeSocketStream(fds[1]), std::span<const char>(),
+                                        ClientSessionOptions{style, flags, contexts, 64, arena});
     scope.Spawn(Serve());
     client->Start();
+  }
+  std::shared_ptr<Arena> ServersArena(uint64_t bytes) {
+    if (bytes == 0) return nullptr;
+    arena = *Arena::Create(bytes);
+    return *Arena::Adopt(dup(arena->fd()), bytes);
   }
   Task<void> Serve() {
     server_end = co_await server->Run();
@@ -92,8 +104,11 @@ Task<void> RandomRequests(Pair* pair, std::string* model, uint64_t slot, int* fa
   for (int i = 0; i < 60; ++i) co_await OneRandomRequest(pair, model, slot, random(), failures);
 }
 
-Task<int> Oracle(ReplyStyle style, bool suspend, size_t server_requests_max) {
-  Pair pair(style, test::ArrayFacts(kSize), server_requests_max);
+Task<int> Oracle(ReplyStyle style, bool suspend, size_t server_requests_max,
+                 uint64_t arena_bytes = 0, bool shared_buffers_ok = false) {
+  Facts facts = test::ArrayFacts(kSize);
+  facts.shared_buffers_ok = shared_buffers_ok;
+  Pair pair(style, facts, server_requests_max, arena_bytes);
   pair.device.suspend = suspend;
   std::string model(kSize, '\0');
   int failures = 0;
@@ -150,6 +165,42 @@ Task<void> Refusals(ReplyStyle style) {
   CHECK(pair.server_end.ok());
 }
 
+Task<void> RunServer(ServerSession* server) { CHECK((co_await server->Run()).ok()); }
+
+// A client whose arena is larger than what the server was given.
+Task<void> ArenaRange(ReplyStyle style) {
+  test::ArrayDevice device(kSize);
+  MemoryBudget budget(64 << 20);
+  std::shared_ptr<Arena> large = *Arena::Create(1 << 20);
+  int fds[2];
+  BLK_CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
+  StreamPtr server_stream = MakeSocketStream(fds[0]);
+  BufferedReader reader(server_stream.get());
+  ServerSession server(&reader, &device,
+                       {style,
+                        TransmissionFlagsFor(device.facts(), style),
+                        {},
+                        1,
+                        256,
+                        &budget,
+                        *Arena::Adopt(dup(large->fd()), 8192)});
+  ClientSession client(MakeSocketStream(fds[1]), {},
+                       {style, TransmissionFlagsFor(device.facts(), style), {}, 64, large});
+  TaskScope scope;
+  scope.Spawn(RunServer(&server));
+  client.Start();
+  std::span<char> inside(large->data(), 4096), across(large->data() + 4096, 8192);
+  std::fill(inside.begin(), inside.end(), 'i');
+  CHECK((co_await client.Write(0, inside, 0)).ok());
+  CHECK(ErrnoOf(co_await client.Read(0, across)) == EINVAL);
+  CHECK(ErrnoOf(co_await client.Write(0, across, 0)) == EINVAL);
+  std::fill(inside.begin(), inside.end(), 'x');
+  CHECK((co_await client.Read(0, inside)).ok());
+  CHECK(inside[4095] == 'i');
+  co_await client.Close();
+  co_await scope.Join();
+}
+
 Task<void> ServerDies() {
   Pair pair(ReplyStyle::kStructured);
   pair.device.suspend = true;
@@ -197,6 +248,31 @@ TEST_CASE("random requests of many clients give what a byte array gives") {
         CAPTURE(requests);
         CHECK(RunIt(Oracle(style, suspend, requests)) == 0);
       }
+}
+TEST_CASE("the same through shared memory, also when there is too little of it") {
+  for (ReplyStyle style : kStyles)
+    for (bool shared_buffers_ok : {false, true})
+      for (uint64_t arena_bytes : {uint64_t{64 << 10}, uint64_t{16 << 20}}) {
+        CAPTURE(static_cast<int>(style));
+        CAPTURE(shared_buffers_ok);
+        CAPTURE(arena_bytes);
+        CHECK(RunIt(Oracle(style, true, 256, arena_bytes, shared_buffers_ok)) == 0);
+        CHECK(RunIt(Oracle(style, false, 256, arena_bytes, shared_buffers_ok)) == 0);
+      }
+}
+TEST_CASE("a range beyond the shared memory is refused, and the connection goes on") {
+  for (ReplyStyle style : kStyles) RunIt(Done(ArenaRange(style)));
+}
+TEST_CASE("what cannot be shared safely is refused") {
+  CHECK(!Arena::Adopt(open("/dev/zero", O_RDWR | O_CLOEXEC), 4096).ok());
+  CHECK(!Arena::Adopt(memfd_create("unsealed", MFD_CLOEXEC | MFD_ALLOW_SEALING), 4096).ok());
+  std::shared_ptr<Arena> arena = *Arena::Create(8192);
+  CHECK(!Arena::Adopt(dup(arena->fd()), 8193).ok());
+  CHECK(!Arena::Adopt(dup(arena->fd()), 0).ok());
+  CHECK(Arena::Adopt(dup(arena->fd()), 8192).ok());
+  CHECK(arena->At(8192, 0) != nullptr);
+  CHECK(arena->At(8192, 1) == nullptr);
+  CHECK(arena->At(UINT64_MAX, 2) == nullptr);
 }
 TEST_CASE("extents go over the wire, all or the first one") {
   RunIt(Map(ReplyStyle::kSimple, false));
