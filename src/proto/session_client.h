@@ -30,7 +30,7 @@ struct ClientSessionOptions {
   size_t requests_in_flight_max = limits::kRequestsInFlightMax;
   // Shared with the server (docs/shared-memory.md): spans that lie in it are named, not sent;
   // others are copied through it where that is cheaper than a socket.
-  std::shared_ptr<Arena> arena;
+  std::shared_ptr<Arena> arena = nullptr;
 };
 
 class ClientSession {

@@ -30,7 +30,7 @@ struct ServerSessionOptions {
   uint64_t connection = 0;
   size_t requests_in_flight_max = limits::kRequestsInFlightMax;
   MemoryBudget* budget = nullptr;  // required
-  std::shared_ptr<Arena> arena;    // the client's shared memory, if it offered any
+  std::shared_ptr<Arena> arena = nullptr;  // the client's shared memory, if it offered any
 };
 
 // The transmission flags that describe `facts` (section "Transmission flags").

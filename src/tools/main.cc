@@ -35,6 +35,7 @@ int RunTool(const std::string& name, std::span<const std::string> arguments) {
 
 int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);  // a write past a file size limit is EFBIG, not death
   std::vector<std::string> arguments(argv + 1, argv + argc);
   if (arguments.empty()) {
     PrintUsage(stderr);
