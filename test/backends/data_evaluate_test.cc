@@ -38,7 +38,7 @@ class FakeInput : public DataInput {
   }
   ~FakeInput() override { ++usage_.closed; }
 
-  absl::StatusOr<size_t> Read(absl::Span<char> buffer) override {
+  absl::StatusOr<size_t> Read(std::span<char> buffer) override {
     REQUIRE(!buffer.empty());
     const std::string& content = source_.content;
     if (position_ >= content.size() && !source_.endless) return 0;

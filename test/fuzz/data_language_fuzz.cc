@@ -25,7 +25,7 @@ class FuzzInput : public DataInput {
  public:
   explicit FuzzInput(std::string name)
       : left_(name.find('e') == std::string::npos ? name.size() : SIZE_MAX) {}
-  absl::StatusOr<size_t> Read(absl::Span<char> buffer) override {
+  absl::StatusOr<size_t> Read(std::span<char> buffer) override {
     const size_t count = std::min(left_, buffer.size());
     std::fill_n(buffer.begin(), count, 'x');
     left_ -= count;

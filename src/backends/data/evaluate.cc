@@ -272,7 +272,7 @@ absl::Status Evaluator::Read(const DataExpression& expression, uint64_t need, In
     buffer.resize(wanted);
     uint64_t filled = 0;
     while (filled < wanted && !state.ended) {
-      auto count = state.input->Read(absl::MakeSpan(&buffer[filled], wanted - filled));
+      auto count = state.input->Read(std::span(&buffer[filled], wanted - filled));
       if (!count.ok()) return At(expression, count.status(), "check what is read here");
       state.ended = *count == 0;
       filled += *count;

@@ -11,11 +11,11 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/types/span.h"
 #include "src/backends/data/image.h"
 #include "src/backends/data/parse.h"
 
@@ -28,7 +28,7 @@ class DataInput {
   virtual ~DataInput() = default;
   // Fills the front of `buffer` (never empty) with one or more bytes and tells how many; 0 at the
   // end.
-  virtual absl::StatusOr<size_t> Read(absl::Span<char> buffer) = 0;
+  virtual absl::StatusOr<size_t> Read(std::span<char> buffer) = 0;
   // Called once, when Read has returned 0. For a script: waits for its end and says how it failed.
   virtual absl::Status Finish() = 0;
   // Moves over `bytes` that are not needed. False: cannot, and did not move; they must be read.

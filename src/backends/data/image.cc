@@ -305,25 +305,22 @@ ImagePtr ImageBuilder::Build() {
 
 namespace {
 
-// Gathers what a walk emits into pages, so that the sink sees few and large writes, and counts
-// them.
+// Gathers what a walk emits into pages and counts them.
 class PageWriter {
  public:
-  PageWriter(uint64_t stored_bytes_max, DataSink& sink)
-      : stored_bytes_max_(stored_bytes_max), sink_(sink), page_(kImagePageBytes, '\0') {}
+  PageWriter(uint64_t size, uint64_t stored_bytes_max, DataSink& sink)
+      : size_(size), stored_bytes_max_(stored_bytes_max), sink_(sink), page_(kImagePageBytes, 0) {}
 
   absl::Status Write(uint64_t offset, std::string_view bytes) {
     while (!bytes.empty()) {
-      const uint64_t page_offset = offset / kImagePageBytes * kImagePageBytes;
-      if (page_offset != page_offset_) {
+      const uint64_t at = offset % kImagePageBytes;
+      if (offset - at != page_offset_) {
         BLK_RETURN_IF_ERROR(Flush());
-        page_offset_ = page_offset;
+        page_offset_ = offset - at;
       }
-      const uint64_t at = offset - page_offset;
       const uint64_t length = std::min<uint64_t>(bytes.size(), kImagePageBytes - at);
       std::memcpy(page_.data() + at, bytes.data(), length);
-      begin_ = std::min(begin_, at);
-      end_ = std::max(end_, at + length);
+      written_ = true;
       bytes.remove_prefix(length);
       offset += length;
     }
@@ -331,20 +328,14 @@ class PageWriter {
   }
 
   absl::Status Flush() {
-    if (begin_ >= end_) return absl::OkStatus();
-    std::string_view used = std::string_view(page_).substr(begin_, end_ - begin_);
-    const size_t first = used.find_first_not_of('\0');
-    absl::Status status;
-    if (first != std::string_view::npos) {
-      used = used.substr(first, used.find_last_not_of('\0') - first + 1);
-      stored_bytes_ += kImagePageBytes;
-      if (stored_bytes_ > stored_bytes_max_) return Full();
-      status = sink_.Put(page_offset_ + begin_ + first, used);
-    }
-    std::memset(page_.data() + begin_, 0, end_ - begin_);
-    begin_ = kImagePageBytes;
-    end_ = 0;
-    return status;
+    if (!std::exchange(written_, false)) return absl::OkStatus();
+    if (IsZero(page_.data(), page_.size())) return absl::OkStatus();
+    stored_bytes_ += kImagePageBytes;
+    if (stored_bytes_ > stored_bytes_max_) return Full();
+    const uint64_t length = std::min(kImagePageBytes, size_ - page_offset_);
+    BLK_RETURN_IF_ERROR(sink_.Put(page_offset_, std::string_view(page_).substr(0, length)));
+    std::memset(page_.data(), 0, page_.size());
+    return absl::OkStatus();
   }
 
  private:
@@ -354,19 +345,19 @@ class PageWriter {
         page_offset_, " of the image): use fewer repeats, or cut it with a slice such as [:1M]"));
   }
 
+  const uint64_t size_;
   const uint64_t stored_bytes_max_;
   DataSink& sink_;
   std::string page_;
   uint64_t page_offset_ = 0;
-  uint64_t begin_ = kImagePageBytes;  // The written part of the page, empty when begin_ >= end_.
-  uint64_t end_ = 0;
+  bool written_ = false;
   uint64_t stored_bytes_ = 0;
 };
 
 }  // namespace
 
 absl::Status RenderImage(const Image& image, uint64_t stored_bytes_max, DataSink& sink) {
-  PageWriter writer(stored_bytes_max, sink);
+  PageWriter writer(image.size(), stored_bytes_max, sink);
   Walker walker(
       [&](uint64_t offset, std::string_view bytes) { return writer.Write(offset, bytes); });
   BLK_RETURN_IF_ERROR(walker.Walk(image, 0, image.size(), 0));

@@ -114,9 +114,9 @@ class DataSink {
   virtual absl::Status Put(uint64_t offset, std::string_view bytes) = 0;
 };
 
-// Gives the non-zero pages of the image to the sink, each in one Put trimmed to its first and last
-// non-zero byte, so that zeroes and gaps become holes. Stops with kResourceExhausted when more than
-// `stored_bytes_max` bytes of pages are needed.
+// Gives each page that is not all zero to the sink, whole (cut at the end of the image), so that
+// the others become holes and a map has the grain of nbdkit's. Stops with kResourceExhausted when
+// more than `stored_bytes_max` bytes of pages are needed.
 absl::Status RenderImage(const Image& image, uint64_t stored_bytes_max, DataSink& sink);
 
 }  // namespace blk
