@@ -4,6 +4,7 @@
 // clang-format off
 // Backends
 BLK_SPEC(MemorySpec)
+BLK_SPEC(DataSpec)
 BLK_SPEC(FileSpec)
 BLK_SPEC(SplitSpec)
 BLK_SPEC(NbdSpec)
