@@ -26,5 +26,8 @@ BLK_SPEC(ErrorSpec)
 BLK_SPEC(RateSpec)
 BLK_SPEC(LogSpec)
 BLK_SPEC(StatsSpec)
+BLK_SPEC(ExportNameSpec)
+BLK_SPEC(RetrySpec)
+BLK_SPEC(RetryRequestSpec)
 
 // clang-format on

@@ -8,6 +8,8 @@
 namespace blk {
 namespace {
 
+constexpr int64_t kSleepNsMax = INT64_MAX / 4;  // 73 years: added to a clock it still fits
+
 Facts WithFua(Facts facts) {
   if (facts.fua == Support::kEmulate) facts.fua = Support::kNative;
   return facts;
@@ -44,6 +46,7 @@ Task<absl::Status> Perform(Device* device, const Request& request) {
 
 Task<absl::Status> SleepFor(const Call& call, int64_t duration_ns) {
   if (duration_ns <= 0) co_return absl::OkStatus();
+  duration_ns = std::min(duration_ns, kSleepNsMax);
   const int64_t left_ns = call.deadline_ns == INT64_MAX
                               ? INT64_MAX
                               : std::max<int64_t>(call.deadline_ns - Loop::Current()->NowNs(), 0);
