@@ -103,7 +103,7 @@ wait_until() {
 
 # wait_for_socket PATH: somebody listens on this Unix socket (asked of the kernel, so that no connection is used up).
 wait_for_socket() {
-  wait_until 10 grep -qE "00010000 0001 .* $1\$" /proc/net/unix
+  wait_until 10 grep -qE "00010000 0001 .*[ /]$1\$" /proc/net/unix
 }
 
 # wait_for_port PORT: somebody listens on this TCP port of any address.
