@@ -165,11 +165,29 @@ class AsioWatch final : public Watch {
   bool cancelled_ = false;
 };
 
+// The threads for blocking work; they start with the first of it, since many runs need none.
+class OffloadPool {
+ public:
+  explicit OffloadPool(int threads) : threads_(threads) {}
+  ~OffloadPool() {
+    if (pool_) pool_->join();
+  }
+  asio::thread_pool& get() {
+    std::call_once(once_, [this] { pool_.emplace(threads_); });
+    return *pool_;
+  }
+
+ private:
+  const int threads_;
+  std::once_flag once_;
+  std::optional<asio::thread_pool> pool_;
+};
+
 // Posts from the loop's own thread go to a plain queue, posts from others to a guarded one; either
 // is drained by one handler, so that a batch costs one wake-up.
 class AsioLoop final : public Loop {
  public:
-  explicit AsioLoop(asio::thread_pool& offload)
+  explicit AsioLoop(OffloadPool& offload)
       : work_(asio::make_work_guard(context_)), timer_(context_), offload_(offload) {
     BLK_CHECK(getrandom(&random_, sizeof random_, 0) == sizeof random_);
   }
@@ -213,7 +231,7 @@ class AsioLoop final : public Loop {
       absl::AnyInvocable<void()>& work;
       bool await_ready() const noexcept { return false; }
       void await_suspend(std::coroutine_handle<> handle) {
-        asio::post(loop->offload_, [this, handle] {
+        asio::post(loop->offload_.get(), [this, handle] {
           work();
           loop->Post(handle);  // the frame may be gone after this
         });
@@ -266,7 +284,7 @@ class AsioLoop final : public Loop {
   asio::io_context context_{1};
   asio::executor_work_guard<asio::io_context::executor_type> work_;
   asio::steady_timer timer_;
-  asio::thread_pool& offload_;
+  OffloadPool& offload_;
   uint64_t random_ = 0;
   std::vector<std::coroutine_handle<>> local_, draining_;
   bool local_scheduled_ = false;
@@ -279,7 +297,7 @@ class AsioLoop final : public Loop {
 }  // namespace
 
 struct LoopPool::Impl {
-  asio::thread_pool offload;
+  OffloadPool offload;
   std::vector<std::unique_ptr<AsioLoop>> loops;
   std::vector<std::thread> threads;
   std::atomic<size_t> next{0};
@@ -296,7 +314,7 @@ LoopPool::LoopPool(int threads)
   }
 }
 
-LoopPool::~LoopPool() { impl_->offload.join(); }
+LoopPool::~LoopPool() = default;
 
 void LoopPool::Run() {
   for (size_t i = 1; i < impl_->loops.size(); ++i)

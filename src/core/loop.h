@@ -117,7 +117,7 @@ Task<T> RunOn(Loop* loop, Task<T> task) {
 }
 
 // The process's loops: one per thread, the first on the calling thread. Owns them, their threads
-// and the offload pool, whose threads start with the constructor: fork before.
+// and the threads for offloaded work.
 class LoopPool {
  public:
   explicit LoopPool(int threads);

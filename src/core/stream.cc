@@ -88,6 +88,11 @@ class DescriptorStream final : public Stream {
     int one = 1;
     if (peer_.address.ss_family == AF_INET || peer_.address.ss_family == AF_INET6)
       setsockopt(read_fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    // A large payload leaves in one call; the kernel takes as much of this as its limit allows. TCP
+    // sizes its buffers itself.
+    int buffer_bytes = 512 << 10;
+    if (peer_.address.ss_family == AF_UNIX)
+      setsockopt(write_fd, SOL_SOCKET, SO_SNDBUF, &buffer_bytes, sizeof buffer_bytes);
     SetNonBlocking(read_fd_);
     SetNonBlocking(write_fd_);
     read_watch_ = Loop::Current()->WatchDescriptor(read_fd_);

@@ -17,30 +17,33 @@ struct Output {
   std::vector<iovec> parts;  // in the order of sending
   std::vector<Buffer> buffers;
   std::vector<Loan> loans;
+  uint64_t bytes = 0;    // of all parts
   size_t requests = 0;   // for the session's accounts: replies in here,
   uint64_t charged = 0;  // and the budget that they hold
 
   bool empty() const { return parts.empty(); }
 
-  // `bytes` (at most kArenaBytes) to be filled in, for headers and small payloads.
-  char* Append(size_t bytes) {
-    if (arena_used_ + bytes > kArenaBytes) {
+  // `size` bytes (at most kArenaBytes) to be filled in, for headers and small payloads.
+  char* Append(size_t size) {
+    if (arena_used_ + size > kArenaBytes) {
       arenas_.emplace_back(kArenaBytes);
       arena_used_ = 0;
     }
     char* at = arenas_.back().data() + arena_used_;
-    arena_used_ += bytes;
+    arena_used_ += size;
+    bytes += size;
     if (!parts.empty() && static_cast<char*>(parts.back().iov_base) + parts.back().iov_len == at) {
-      parts.back().iov_len += bytes;
+      parts.back().iov_len += size;
     } else {
-      parts.push_back({at, bytes});
+      parts.push_back({at, size});
     }
     return at;
   }
 
   // Bytes that somebody else owns until they are sent.
-  void AppendBytes(const void* data, size_t bytes) {
-    parts.push_back({const_cast<void*>(data), bytes});
+  void AppendBytes(const void* data, size_t size) {
+    parts.push_back({const_cast<void*>(data), size});
+    bytes += size;
   }
 
   void Clear() {
@@ -49,6 +52,7 @@ struct Output {
     loans.clear();
     if (arenas_.size() > 1) arenas_.resize(1);
     arena_used_ = arenas_.empty() ? kArenaBytes : 0;
+    bytes = 0;
     requests = 0;
     charged = 0;
   }

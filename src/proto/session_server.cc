@@ -15,6 +15,8 @@ constexpr size_t kHeaderRoomBytes = 64;
 constexpr size_t kBorrowBytesMin = 16 << 10;
 // Holes in replies are looked for, and sent, in units of this.
 constexpr uint64_t kHoleBytes = 4096;
+// Replies go out when there is so much of them, while the data is still in the processor's cache.
+constexpr uint64_t kFlushBytes = 256 << 10;
 constexpr uint32_t kCallFlags = kFua | kFastZero | kNoHole | kRequestOne;
 
 uint32_t CallFlags(uint16_t command_flags) {
@@ -145,6 +147,7 @@ Task<absl::Status> ServerSession::ReadRequests() {
       }
       Task<absl::Status> task = ReadRequest(head_bytes, request, &wants_more);
       BLK_CO_RETURN_IF_ERROR(co_await std::move(task));
+      if (pending_.bytes >= kFlushBytes) co_await Drain();
       // Other connections of this loop have their turn.
       if (++without_pause >= options_.requests_in_flight_max) {
         without_pause = 0;
@@ -254,6 +257,16 @@ Task<bool> ServerSession::WaitForRoom(uint64_t bytes) {
     waiting_for_room_ = false;
   }
   co_return true;
+}
+
+// Sends what there is; returns when the socket has taken all but a little of it.
+Task<void> ServerSession::Drain() {
+  StartFlush();
+  while (flushing_ && pending_.bytes >= kFlushBytes && !stopping_ && send_failure_.ok()) {
+    waiting_for_room_ = true;
+    co_await room_.Wait();
+    waiting_for_room_ = false;
+  }
 }
 
 // ---- Requests
@@ -545,7 +558,7 @@ void ServerSession::ReplyLoan(const Request& request, Loan loan, uint64_t charge
   EndReply(charged);
   if (options_.style == ReplyStyle::kSimple) {
     StoreSimpleReply(pending_.Append(kSimpleReplyBytes), 0, request.cookie);
-    for (const iovec& span : loan.spans()) pending_.parts.push_back(span);
+    for (const iovec& span : loan.spans()) pending_.AppendBytes(span.iov_base, span.iov_len);
   } else if (!ReplySparse(request, loan.spans())) {
     char header[kExtendedReplyBytes];
     size_t bytes = StoreHeader(header, request, kChunkFlagDone, kChunkOffsetData,
@@ -553,7 +566,7 @@ void ServerSession::ReplyLoan(const Request& request, Loan loan, uint64_t charge
     char* out = pending_.Append(bytes + kOffsetDataHeaderBytes);
     std::memcpy(out, header, bytes);
     StoreOffsetData(out + bytes, request.offset);
-    for (const iovec& span : loan.spans()) pending_.parts.push_back(span);
+    for (const iovec& span : loan.spans()) pending_.AppendBytes(span.iov_base, span.iov_len);
   }
   pending_.loans.push_back(std::move(loan));
 }

@@ -29,7 +29,7 @@ struct ServerSessionOptions {
   std::vector<MetaContext> contexts;  // negotiated
   uint64_t connection = 0;
   size_t requests_in_flight_max = limits::kRequestsInFlightMax;
-  MemoryBudget* budget = nullptr;  // required
+  MemoryBudget* budget = nullptr;          // required
   std::shared_ptr<Arena> arena = nullptr;  // the client's shared memory, if it offered any
 };
 
@@ -59,6 +59,7 @@ class ServerSession {
   Task<absl::Status> ReadRequest(size_t header_bytes, const Request& request, bool* wants_more);
   Task<absl::StatusOr<bool>> Fill();
   Task<bool> WaitForRoom(uint64_t bytes);
+  Task<void> Drain();
   bool TakeRoom(uint64_t bytes);
 
   // Each starts the request and either answers at once or spawns the rest. `charged`: bytes of the

@@ -1,0 +1,215 @@
+#!/usr/bin/env python3
+"""Benchmarks of blk beside the real peers: `./dev bench [NAME...]`.
+
+Each case runs both sides in turn, A B A B, and prints medians of the ratios blk / peer, pair by pair, with
+minimum and maximum. Lower is better, except for IOPS and throughput. Whatever is printed was measured in this
+run; a JSON line a case goes to test/bench/results.jsonl. Wall and CPU time include client and server. Sizes are
+those of the issue's table unless --quick is given.
+"""
+import argparse, json, os, shutil, signal, statistics, subprocess, sys, tempfile, time
+
+HZ = os.sysconf("SC_CLK_TCK")
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def cpu_of(pid):
+    """CPU seconds of a process and of the children it has waited for."""
+    with open(f"/proc/{pid}/stat") as f:
+        fields = f.read().rsplit(")", 1)[1].split()
+    return sum(int(fields[i]) for i in (11, 12, 13, 14)) / HZ
+
+
+def rss_of(pid):
+    with open(f"/proc/{pid}/status") as f:
+        return next(int(line.split()[1]) for line in f if line.startswith("VmRSS"))
+
+
+def run(command, check=True):
+    """Runs a shell command to its end: wall and CPU seconds, peak KiB of its largest process, output."""
+    with tempfile.TemporaryFile() as out:
+        start = time.monotonic()
+        child = subprocess.Popen(["sh", "-c", command], stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        _, status, usage = os.wait4(child.pid, 0)
+        wall = time.monotonic() - start
+        child.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        text = out.read().decode(errors="replace")
+    if check and child.returncode:
+        sys.exit(f"bench: exit {child.returncode} of: {command}\n{text}")
+    return {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime, "rss": usage.ru_maxrss, "text": text}
+
+
+class Server:
+    """A server in the foreground on a Unix socket of its own (or a port), ended by its pid."""
+
+    def __init__(self, command, folder, port=None):
+        self.socket = os.path.join(tempfile.mkdtemp(dir=folder), "s")
+        where = f"-p {port}" if port else f"-U {self.socket}"
+        pidfile = self.socket + ".pid"
+        self.uri = f"nbd://localhost:{port}" if port else f"nbd+unix:///?socket={self.socket}"
+        self.process = subprocess.Popen(["sh", "-c", "exec " + command.format(where=f"{where} -f -P {pidfile}", socket=self.socket)],
+                                        stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        for _ in range(500):
+            if os.path.exists(pidfile) or (not port and "-P" not in command and os.path.exists(self.socket)):
+                break
+            time.sleep(0.01)
+        self.pid = self.process.pid
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(20)
+
+
+def whole(command):
+    """A side that is one command; client and server inside it."""
+    return lambda env: {k: v for k, v in run(command).items() if k != "text"}
+
+
+def load(server, client, fill=None, port=None):
+    """A side with a server that is filled first and then loaded; server CPU for each request."""
+
+    def side(env):
+        s = Server(server, env.folder, port)
+        try:
+            if fill:
+                run(fill.format(uri=s.uri))
+            before = cpu_of(s.pid)
+            result = run(client.format(uri=s.uri))
+            server_cpu = cpu_of(s.pid) - before
+            report = parse_report(result["text"])
+            row = {"wall": result["wall"], "client_cpu": result["cpu"], "server_rss": rss_of(s.pid)}
+            if report:
+                row.update(iops=report["iops"], server_us=server_cpu * 1e6 / max(1, report["requests"]))
+            else:
+                row.update(server_cpu=server_cpu, cpu=server_cpu + result["cpu"])
+            return row
+        finally:
+            s.stop()
+
+    return side
+
+
+def parse_report(text):
+    """IOPS and requests from the JSON of fio or of blk bench."""
+    if "{" not in text:
+        return None
+    report = json.loads(text[text.index("{"):text.rindex("}") + 1])
+    if "jobs" in report:
+        jobs = [j[d] for j in report["jobs"] for d in ("read", "write")]
+        return {"iops": sum(j["iops"] for j in jobs), "requests": sum(j["total_ios"] for j in jobs)}
+    parts = [report[k] for k in ("read", "write") if k in report]
+    return {"iops": sum(p["iops"] for p in parts), "requests": sum(p["requests"] for p in parts)} if parts else None
+
+
+def fio(rw, bs, depth, jobs, seconds, size):
+    return (f"fio --name=b --ioengine=nbd --uri='{{uri}}' --rw={rw} --bs={bs} --iodepth={depth} --numjobs={jobs} --size={size} "
+            f"--time_based --runtime={seconds} --group_reporting --randrepeat=0 --norandommap --output-format=json")
+
+
+def fill(size, compress=0):
+    extra = f"--buffer_compress_percentage={compress} --buffer_compress_chunk=4k" if compress else ""
+    return (f"fio --name=f --ioengine=nbd --uri='{{uri}}' --rw=write --bs=1M --iodepth=8 --size={size} --refill_buffers {extra} "
+            "--output-format=json")
+
+
+def cases(a):
+    disk, ram, secs = ("10G", "256M", 2) if a.quick else ("100G", "1G", 5)
+    nbdkit_copy = f"nbdkit -U - sparse-random {disk} --run 'nbdcopy \"$uri\" \"$uri\"'"
+    blk_copy = f"blk serve -U - sparse-random {disk} --run 'blk copy %s \"$uri\" \"$uri\"'"
+    memory = f"blk serve {{where}} memory {ram}", f"nbdkit {{where}} memory {ram}"
+    zstd = f"blk serve {{where}} memory {ram} allocator=zstd", f"nbdkit {{where}} memory {ram} allocator=zstd"
+    file = a.folder + "/disk.img"
+    cached = f"blk serve {{where}} {file}", f"nbdkit {{where}} file {file}"
+    qemu_nbd = f"qemu-nbd -f raw -t -e 16 --cache=writeback -k {{socket}} {file}"
+    full, squeezed = fill(ram), fill(ram, 70)
+
+    def both(pair, client, filled=None):
+        return load(pair[0], client, filled), load(pair[1], client, filled)
+
+    return {
+        "sparse-copy": ("nbdkit + nbdcopy", whole(blk_copy % ""), whole(nbdkit_copy), "wall cpu", 0.25),
+        "sparse-copy-no-shm": ("nbdkit + nbdcopy", whole(blk_copy % "--no-shm"), whole(nbdkit_copy), "wall cpu", 0.9),
+        "sparse-copy-tcp": ("the same over TCP",
+                            load(f"blk serve {{where}} sparse-random {disk}", "blk copy '{uri}' '{uri}'", port=10871),
+                            load(f"nbdkit {{where}} sparse-random {disk}", "nbdcopy '{uri}' '{uri}'", port=10872), "wall cpu", 0.9),
+        "sparse-copy-qemu": ("nbdkit + qemu-img -W -m 16", whole(blk_copy % ""),
+                             whole(f"nbdkit -U - sparse-random {disk} --run 'qemu-img convert -n -W -m 16 -f raw -O raw \"$uri\" \"$uri\"'"),
+                             "wall cpu", 0.09),
+        "client": ("nbdcopy", load(f"nbdkit {{where}} sparse-random {disk}", "blk copy '{uri}' null:"),
+                   load(f"nbdkit {{where}} sparse-random {disk}", "nbdcopy '{uri}' null:"), "wall client_cpu", 0.95),
+        "server": ("nbdkit", load(f"blk serve {{where}} sparse-random {disk}", "nbdcopy '{uri}' null:"),
+                   load(f"nbdkit {{where}} sparse-random {disk}", "nbdcopy '{uri}' null:"), "wall server_cpu", 0.95),
+        "in-process-null": ("nbdkit + nbdcopy null:", whole(f"blk copy sparse-random:{disk} null:"),
+                            whole(f"nbdkit -U - sparse-random {disk} --run 'nbdcopy \"$uri\" null:'"), "wall cpu", 0.15),
+        "in-process": ("nbdkit + nbdcopy", whole(f"blk copy sparse-random:{disk} sparse-random:{disk}"), whole(nbdkit_copy),
+                       "wall cpu", 0.15),
+        "memory-4k-1": ("nbdkit memory", *both(memory, fio("randrw", "4k", 32, 1, secs, ram), full), "server_us iops", 0.5),
+        "memory-4k-4": ("nbdkit memory", *both(memory, fio("randrw", "4k", 32, 4, secs, ram), full), "server_us iops", 0.38),
+        "memory-4k-4-bench": ("nbdkit memory, both by blk bench", *both(memory, f"blk bench --json --no-shm -C 4 -w 50 -s {secs} '{{uri}}'", full),
+                              "server_us iops", 0.38),
+        "memory-4k-depth1": ("nbdkit memory", *both(memory, fio("randread", "4k", 1, 1, secs, ram), full), "server_us iops", 1.2),
+        "memory-256k": ("nbdkit memory", *both(memory, fio("randread", "256k", 16, 1, secs, ram), full), "server_us iops", 1.0),
+        "memory-256k-shm": ("fio on nbdkit", load(memory[0], f"blk bench --json -b 256K -d 16 -s {secs} '{{uri}}'", full),
+                            load(memory[1], fio("randread", "256k", 16, 1, secs, ram), full), "iops", 3),
+        "zstd-4k-4": ("nbdkit zstd", *both(zstd, fio("randrw", "4k", 32, 4, secs, ram), squeezed), "server_us iops server_rss", 0.35),
+        "file-4k-4": ("nbdkit file", *both(cached, fio("randrw", "4k", 32, 4, secs, ram)), "server_us iops", 0.4),
+        "file-4k-4-qemu": ("qemu-nbd", load(cached[0], fio("randrw", "4k", 32, 4, secs, ram)),
+                           load(qemu_nbd, fio("randrw", "4k", 32, 4, secs, ram)), "server_us iops", 0.2),
+        "file-256k": ("nbdkit file", *both(cached, fio("randread", "256k", 16, 1, secs, ram)), "server_us iops", 0.7),
+        "raw-to-raw": ("qemu-img convert", whole(f"rm -f {a.folder}/out; blk copy {a.folder}/half.img {a.folder}/out"),
+                       whole(f"rm -f {a.folder}/out; qemu-img convert -t writeback -W -m 16 -f raw -O raw {a.folder}/half.img {a.folder}/out && sync {a.folder}/out"),
+                       "wall cpu", 0.9),
+        "raw-to-raw-nbdcopy": ("nbdcopy --flush", whole(f"rm -f {a.folder}/out; blk copy {a.folder}/half.img {a.folder}/out"),
+                               whole(f"rm -f {a.folder}/out; nbdcopy --flush {a.folder}/half.img {a.folder}/out"), "wall cpu", 0.9),
+        "start": ("nbdkit", whole("for i in 1 2 3 4 5 6 7 8 9 10; do blk serve null 1M --run true; done"),
+                  whole("for i in 1 2 3 4 5 6 7 8 9 10; do nbdkit null 1M --run true; done"), "wall cpu rss", 0.7),
+    }
+
+
+def prepare(a, names):
+    if any(n.startswith("file") for n in names):
+        size = (256 if a.quick else 1024) << 20
+        run(f"dd if=/dev/urandom of={a.folder}/disk.img bs=1M count={size >> 20} 2>/dev/null")
+    if any(n.startswith("raw") for n in names):
+        path, gib = f"{a.folder}/half.img", 1 if a.quick else 4
+        run(f"truncate -s {gib}G {path}; for i in $(seq 0 2 {gib * 32 - 1}); do dd if=/dev/urandom of={path} bs=1M seek=$((i * 32)) "
+            "count=32 conv=notrunc 2>/dev/null; done")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="small disks and short runs, to try the benchmark itself")
+    a = parser.parse_args()
+    a.folder = tempfile.mkdtemp(prefix="blk-bench-", dir=os.environ.get("BLK_BENCH_DIR", "/var/tmp"))
+    try:
+        table = cases(a)
+        names = a.names or list(table)
+        if unknown := [n for n in names if n not in table]:
+            sys.exit(f"bench: no case {' '.join(unknown)}; there are {' '.join(table)}")
+        prepare(a, names)
+        commit = run("git rev-parse --short HEAD", check=False)["text"].strip()
+        print(f"{'case':20} {'peer':34} {'figure':11} {'blk':>10} {'peer':>10}   {'ratio':>6} (min-max)  goal", flush=True)
+        for name in names:
+            peer, ours, theirs, figures, goal = table[name]
+            pairs = [(ours(a), theirs(a)) for _ in range(a.pairs)]
+            record = {"commit": commit, "case": name, "peer": peer, "pairs": a.pairs, "quick": a.quick}
+            for figure in figures.split():
+                x, y = [p[0][figure] for p in pairs], [p[1][figure] for p in pairs]
+                ratios = sorted(i / j for i, j in zip(x, y) if j)
+                if not ratios:
+                    continue
+                middle = statistics.median(ratios)
+                record[figure] = {"blk": statistics.median(x), "peer": statistics.median(y), "ratio": middle,
+                                  "min": ratios[0], "max": ratios[-1]}
+                print(f"{name:20} {peer:34} {figure:11} {statistics.median(x):10.3f} {statistics.median(y):10.3f}   {middle:6.2f} "
+                      f"({ratios[0]:.2f}-{ratios[-1]:.2f})  {goal}", flush=True)
+            with open(os.path.join(HERE, "results.jsonl"), "a") as f:
+                f.write(json.dumps(record) + "\n")
+    finally:
+        shutil.rmtree(a.folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
