@@ -101,6 +101,7 @@ Task<absl::Status> NbdDevice::DoWrite(const Call& call, uint64_t offset,
 }
 
 Task<absl::Status> NbdDevice::DoFlush(const Call&) {
+  if (!facts().flush) return absl::OkStatus();  // the server has nothing to flush, and would refuse
   return Run([](nbd::ClientSession* session) { return session->Flush(); });
 }
 

@@ -24,6 +24,15 @@ absl::Status Device::RangeError(uint64_t offset, uint64_t length, bool writes) c
                                              block.minimum, " bytes"));
 }
 
+namespace {
+inline absl::Status CheckTime(const Call& call) {
+  if (call.stopped()) return ErrnoErrorAsIs(ECANCELED, "the request was cancelled");
+  if (call.deadline_ns != INT64_MAX && Loop::Current()->NowNs() >= call.deadline_ns)
+    return ErrnoErrorAsIs(ETIMEDOUT, "the request came too late");
+  return absl::OkStatus();
+}
+}  // namespace
+
 // The one check of every request that has a range.
 inline absl::Status Device::CheckRange(const Call& call, uint64_t offset, uint64_t length,
                                        bool writes) const {
@@ -32,10 +41,7 @@ inline absl::Status Device::CheckRange(const Call& call, uint64_t offset, uint64
   if (offset > bytes || length > bytes - offset) return RangeError(offset, length, writes);
   if (facts_.block.minimum > 1 && (offset | length) % facts_.block.minimum != 0)
     return RangeError(offset, length, writes);
-  if (call.stopped()) return ErrnoErrorAsIs(ECANCELED, "the request was cancelled");
-  if (call.deadline_ns != INT64_MAX && Loop::Current()->NowNs() >= call.deadline_ns)
-    return ErrnoErrorAsIs(ETIMEDOUT, "the request came too late");
-  return absl::OkStatus();
+  return CheckTime(call);
 }
 
 // FUA where the device has none of its own: the operation, then a flush.
@@ -66,7 +72,7 @@ Task<absl::Status> Device::Write(const Call& call, uint64_t offset, std::span<co
 }
 
 Task<absl::Status> Device::Flush(const Call& call) {
-  if (call.stopped()) return ErrnoErrorAsIs(ECANCELED, "the request was cancelled");
+  if (absl::Status status = CheckTime(call); !status.ok()) return status;
   return DoFlush(call);
 }
 
