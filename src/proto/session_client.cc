@@ -8,6 +8,8 @@ namespace {
 
 // Replies are received into this; large data goes straight to where it is wanted.
 constexpr size_t kBufferBytes = 256 << 10;
+// How long a server that reads nothing may keep a session from closing.
+constexpr int64_t kGoodbyeNsMax = 10'000'000'000;
 
 // From here on a copy to shared memory costs less than two through a socket.
 constexpr size_t kStageBytesMin = 16 << 10;
@@ -199,6 +201,7 @@ Task<void> ClientSession::FlushLoop() {
     sending_.Clear();
   }
   flushing_ = false;
+  if (closing_) flushed_.Set();
 }
 
 // ---- Replies
@@ -373,8 +376,12 @@ Task<void> ClientSession::Close() {
         StoreRequest(pending_.Append(kRequestBytes), request);
       }
       FlushSoon();
-      while (failure_.ok() && (flush_scheduled_ || flushing_ || !pending_.empty()))
-        co_await Yield();
+      Loop* loop = Loop::Current();
+      Loop::TimerId timer = loop->StartTimer(loop->NowNs() + kGoodbyeNsMax, [this] {
+        Fail(ErrnoErrorAsIs(ETIMEDOUT, "the NBD server does not take the goodbye"));
+      });
+      while (flush_scheduled_ || flushing_) co_await flushed_.Wait();
+      loop->CancelTimer(timer);
       stream_->ShutdownWrite();
       stream_->ShutdownRead();  // a server that never closes must not keep us
     }

@@ -50,7 +50,8 @@ class ClientSession {
   // EOPNOTSUPP when `context` was not negotiated.
   Task<absl::Status> Extents(std::string_view context, ExtentList* list, uint32_t flags);
 
-  // Says goodbye (NBD_CMD_DISC) after what is in flight, and waits until all is done. Idempotent.
+  // Says goodbye (NBD_CMD_DISC) after what is in flight, and waits until all is done. Idempotent. A
+  // server that takes nothing any more delays it for some seconds only.
   Task<void> Close();
   // Ends at once: what is in flight fails with `why`.
   void Abort(absl::Status why);
@@ -111,6 +112,7 @@ class ClientSession {
   TaskScope scope_;
   Output pending_, sending_;
   bool flushing_ = false, flush_scheduled_ = false, closing_ = false;
+  Event flushed_;  // while closing: nothing is left to send
   absl::Status failure_;
 };
 
