@@ -86,6 +86,10 @@ Facts FactsOfExport(const nbd::ServerExport& e) {
 
 Task<absl::StatusOr<NbdConnection>> ConnectNbd(NbdConnectOptions options) {
   BLK_CO_ASSIGN_OR_RETURN(StreamPtr stream, co_await OpenNbdStream(options.uri));
+  co_return co_await ConnectNbdOver(std::move(stream), std::move(options));
+}
+
+Task<absl::StatusOr<NbdConnection>> ConnectNbdOver(StreamPtr stream, NbdConnectOptions options) {
   BufferedReader reader(stream.get());
   HandshakeTimer timer(stream.get(), options.connect_seconds_max);
   nbd::ClientHandshake handshake(reader, HandshakeOptions(options));

@@ -27,6 +27,8 @@ Task<absl::StatusOr<StreamPtr>> OpenNbdStream(nbd::Uri uri);
 
 // Connects and enters the transmission phase of the URI's export.
 Task<absl::StatusOr<NbdConnection>> ConnectNbd(NbdConnectOptions options);
+// The same over a stream that is connected already.
+Task<absl::StatusOr<NbdConnection>> ConnectNbdOver(StreamPtr stream, NbdConnectOptions options);
 
 // What a device on this export can do.
 Facts FactsOfExport(const nbd::ServerExport& server_export);

@@ -299,6 +299,7 @@ class AsioLoop final : public Loop {
 struct LoopPool::Impl {
   OffloadPool offload;
   std::vector<std::unique_ptr<AsioLoop>> loops;
+  std::vector<Loop*> pointers;  // to the same
   std::vector<std::thread> threads;
   std::atomic<size_t> next{0};
   explicit Impl(int offload_threads) : offload(offload_threads) {}
@@ -311,6 +312,7 @@ LoopPool::LoopPool(int threads)
   for (int i = 0; i < threads; ++i) {
     impl_->loops.push_back(std::make_unique<AsioLoop>(impl_->offload));
     impl_->loops.back()->pool_size_ = threads;
+    impl_->pointers.push_back(impl_->loops.back().get());
   }
 }
 
@@ -328,6 +330,7 @@ void LoopPool::Stop() {
   for (auto& loop : impl_->loops) loop->Stop();
 }
 
+std::span<Loop* const> LoopPool::loops() const { return impl_->pointers; }
 size_t LoopPool::size() const { return impl_->loops.size(); }
 Loop* LoopPool::loop(size_t index) const { return impl_->loops[index].get(); }
 Loop* LoopPool::Next() { return impl_->loops[impl_->next++ % impl_->loops.size()].get(); }

@@ -12,6 +12,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <stop_token>
 #include <thread>
 #include <vector>
@@ -129,6 +130,7 @@ class LoopPool {
   void Stop();
   size_t size() const;
   Loop* loop(size_t index) const;
+  std::span<Loop* const> loops() const;  // as long as the pool lives
   // Round robin. Any thread.
   Loop* Next();
 

@@ -283,7 +283,8 @@ Task<absl::Status> CopyFromDisk(CopyJob* job, CopyProgress* progress) {
     status = target.status();
     if (status.ok()) {
       job->options.destination_is_zero |= job->target.reads_as_zeroes();
-      status = co_await CopyDevice(job->loops, source.get(), target->get(), job->options, progress);
+      status = co_await CopyDevice(job->loops->loops(), source.get(), target->get(), job->options,
+                                   progress);
     }
   }
   co_await display.Finish(status.ok());

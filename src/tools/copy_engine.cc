@@ -51,7 +51,7 @@ class Copier {
     segment_bytes_ -= segment_bytes_ % std::max<uint64_t>(options_.request_bytes, 1);
   }
 
-  Task<absl::Status> Run(LoopPool* loops);
+  Task<absl::Status> Run(std::span<Loop* const> loops);
 
  private:
   // The state of one walker; its requests in flight are bounded by two semaphores.
@@ -98,7 +98,7 @@ void Copier::Fail(const absl::Status& status) {
   stop_.request_stop();
 }
 
-Task<absl::Status> Copier::Run(LoopPool* loops) {
+Task<absl::Status> Copier::Run(std::span<Loop* const> loops) {
   if (target_.size() < size_)
     co_return ErrnoErrorAsIs(EINVAL, absl::StrCat("the target is too small: it has ",
                                                   target_.size(), " bytes and the source ", size_));
@@ -106,12 +106,11 @@ Task<absl::Status> Copier::Run(LoopPool* loops) {
     co_return ErrnoErrorAsIs(
         EINVAL, absl::StrCat("the source's size of ", size_, " bytes is not a multiple of the ",
                              granule_, " bytes that the target takes at a time"));
-  size_t walkers = loops->size() * kWalkersPerLoop;
+  size_t walkers = loops.size() * kWalkersPerLoop;
   size_t requests = std::max<size_t>(1, options_.requests_max / walkers);
   uint64_t bytes = std::max<uint64_t>(options_.request_bytes, options_.queue_bytes_max / walkers);
   TaskScope scope;
-  for (size_t i = 0; i < walkers; ++i)
-    scope.Spawn(Walk(loops->loop(i % loops->size()), requests, bytes));
+  for (size_t i = 0; i < walkers; ++i) scope.Spawn(Walk(loops[i % loops.size()], requests, bytes));
   co_await scope.Join();
   {
     std::lock_guard lock(mutex_);
@@ -327,7 +326,10 @@ Task<absl::Status> Copier::VerifyOne(Written written, Buffer& buffer) {
     uint64_t step = std::min<uint64_t>(written.length - at, buffer.size());
     if (written.zero && target_.facts().extents) {
       ExtentList list(offset, written.length - at, 1);
-      BLK_CO_RETURN_IF_ERROR(co_await target_.Extents(call, kBaseAllocation, &list));
+      absl::Status status = co_await target_.Extents(call, kBaseAllocation, &list);
+      if (!status.ok())
+        co_return Annotate(status,
+                           absl::StrCat("verify: extents of the target at offset ", offset));
       const Extent& extent = list.extents().front();
       if (extent.flags & kExtentZero) {
         at += extent.length;
@@ -369,8 +371,8 @@ Task<void> ReadAhead(Device* source, Ahead* ahead, Event* arrived) {
 
 }  // namespace
 
-Task<absl::Status> CopyDevice(LoopPool* loops, Device* source, Device* target, CopyOptions options,
-                              CopyProgress* progress) {
+Task<absl::Status> CopyDevice(std::span<Loop* const> loops, Device* source, Device* target,
+                              CopyOptions options, CopyProgress* progress) {
   Copier copier(source, target, options, progress);
   co_return co_await copier.Run(loops);
 }

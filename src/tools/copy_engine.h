@@ -8,10 +8,12 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "src/core/arena.h"
 #include "src/core/device.h"
+#include "src/core/loop.h"
 
 namespace blk {
 
@@ -36,12 +38,11 @@ struct CopyProgress {
   std::atomic<uint64_t> zeroed{0};   // of the target, without data
 };
 
-class LoopPool;
-
 // Copies all of `source` to the beginning of `target`, which must not be smaller (EINVAL). The
-// first error ends the copy, and says where: "read at offset N: …".
-Task<absl::Status> CopyDevice(LoopPool* loops, Device* source, Device* target, CopyOptions options,
-                              CopyProgress* progress);
+// first error ends the copy, and says where: "read at offset N: …". Runs on all of `loops`, of
+// which the current one need not be one.
+Task<absl::Status> CopyDevice(std::span<Loop* const> loops, Device* source, Device* target,
+                              CopyOptions options, CopyProgress* progress);
 
 // Reads `source` from its beginning to its end, in order, with reads ahead in flight, and gives
 // every piece to `write`, which may wait. For pipes.
