@@ -193,6 +193,12 @@ TEST_CASE("stacks of filters keep the contract") {
   for (const Subject& subject : FilterStacks(1)) Try(subject);
 }
 
+TEST_CASE("what a failing device does not fail is right") {
+  Subject subject = Plain("error(error-rate=20%25)+memory:70001");
+  subject.traits.lossy = true;
+  Try(subject);
+}
+
 TEST_CASE("files keep the contract") {
   TemporaryDirectory directory;
   for (uint64_t size : {97, 12345, 700001}) {

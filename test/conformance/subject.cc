@@ -27,7 +27,6 @@ const std::map<std::string, Traits, std::less<>>& TraitsTable() {
       {"file", {.hides_reserved = true}},
       {"split", {.hides_reserved = true}},
       {"cow", {.writes = Writes::kKeep}},
-      {"error", {.lossy = true}},
       {"delay", {.slow = true}},
       {"rate", {.slow = true}},
   });
