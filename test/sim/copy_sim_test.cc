@@ -7,11 +7,10 @@
 #include "test/sim/seeds.h"
 #include "test/sim/sim_device.h"
 #include "test/sim/sim_server.h"
+#include "test/sim/world.h"
 
 namespace blk::sim {
 namespace {
-
-constexpr int64_t kHourNs = 3'600'000'000'000;
 
 // How one side of the copy is reached.
 struct Side {
