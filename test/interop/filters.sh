@@ -1,0 +1,200 @@
+#!/bin/bash
+# The filters beside nbdkit's own: the same words on both command lines, the same command run against both servers,
+# and then the same output, exit status and image.
+# shellcheck source=test/interop/lib.sh
+. "$LIB"
+skip_unless_installed nbdkit nbdcopy nbdinfo qemu-io sfdisk sgdisk jq
+
+cases=0 different=0
+
+# same WHAT COMMAND WORDS...: WORDS follow the options; disk.img is made anew from $image before each run, and what is
+# in it afterwards is compared, too.
+image=plain.img
+same() {
+  local what=$1 command=$2 program status
+  shift 2
+  for program in nbdkit 'blk serve'; do
+    cp --sparse=always "$image" disk.img
+    rm -f log stats
+    status=0
+    # shellcheck disable=SC2086  # `blk serve` is two words
+    timeout 60 $program -U - "$@" --run "$command" >"${program%% *}.out" 2>"${program%% *}.err" || status=$?
+    { echo "exit status $status" && sha256sum <disk.img; } >>"${program%% *}.out"
+  done
+  if ! cmp -s nbdkit.out blk.out; then
+    cat nbdkit.err blk.err >&2
+    diff nbdkit.out blk.out >&2 || true
+    echo "$what: not the same (<: nbdkit, >: blk): $*" >&2
+    different=$((different + 1))
+  fi
+  cases=$((cases + 1))
+}
+
+# shellcheck disable=SC2016  # all of these expand $uri later
+{
+  bytes='nbdcopy "$uri" - | sha256sum'
+  size='nbdinfo --size "$uri"'
+  contents='nbdcopy "$uri" - | sha256sum; nbdinfo --map "$uri"; nbdinfo --size "$uri"'
+  facts='nbdinfo --json --no-content "$uri" |
+    jq -c ".exports[] | with_entries(select(.key | test(\"^(is_read|can_flush|can_trim|can_multi|can_cache|can_fua|export-size)\")))"'
+  fails='nbdinfo --size "$uri" 2>/dev/null'
+  names='nbdinfo --list --json "$uri" | jq -c "[.exports[] | [.[\"export-name\"], .description, .[\"export-size\"]]]"'
+}
+# qemu-io prints how long things took.
+io() {
+  local command='qemu-io -f raw' step
+  for step; do command+=" -c '$step'"; done
+  # shellcheck disable=SC2016
+  printf '%s "$uri" | grep -vE "ops;|bytes at offset" || true' "$command"
+}
+
+# ---- Disks
+
+seq 1 300000 >text
+# put IMAGE OFFSET BYTES: some text.
+put() { head -c "$3" text | dd of="$1" bs=64k seek="$2" oflag=seek_bytes conv=notrunc status=none; }
+
+truncate -s 4M plain.img
+put plain.img 12288 200000
+put plain.img 1228800 100000
+
+truncate -s 8M mbr.img
+sfdisk -q mbr.img <<'TABLE'
+label: dos
+start=64, size=2048, type=83
+start=2200, size=100, type=82
+start=4096, size=9000, type=5
+start=4160, size=500, type=83
+start=5000, size=77, type=83
+start=6000, size=3000, type=83
+TABLE
+put mbr.img 65536 1000000
+put mbr.img 2129920 260000
+
+truncate -s 8M gpt.img
+sgdisk gpt.img -n 1:2048:+1M -c 1:boot -n 3:8192:+1M -c '3:root fs' >/dev/null
+put gpt.img 1048576 1500000
+put gpt.img 4194400 20000
+
+# ---- offset
+
+same 'a window' "$contents" --filter=offset file disk.img offset=10000 range=1M
+same 'a window to the end' "$contents" --filter=offset file disk.img offset=4000000
+same 'a window of nothing' "$size" --filter=offset file disk.img offset=1 range=0
+same 'facts of a window' "$facts" --filter=offset file disk.img offset=1M
+same 'a window beyond the end' "$fails" --filter=offset file disk.img offset=5M
+same 'a window that is too long' "$fails" --filter=offset file disk.img offset=1M range=4M
+same 'writing into a window' "$(io 'write -P 5 0 10k' 'write -z 100k 64k' 'read -P 5 0 10k')" \
+  --filter=offset file disk.img offset=12345 range=1M
+if cmp -s plain.img disk.img; then fail 'nothing was written: the cases with qemu-io show nothing'; fi
+
+# ---- partition
+
+image=mbr.img
+for number in 1 2 5 6 7; do
+  same "MBR partition $number" "$contents" --filter=partition file disk.img partition=$number
+done
+for number in 3 4 8; do
+  same "no MBR partition $number" "$fails" --filter=partition file disk.img partition=$number
+done
+same 'writing into a partition' "$(io 'write -P 9 1k 10k')" --filter=partition file disk.img partition=5
+image=gpt.img
+for number in 1 3; do
+  same "GPT partition $number" "$contents" --filter=partition file disk.img partition=$number
+done
+for number in 2 4 128 129; do
+  same "no GPT partition $number" "$fails" --filter=partition file disk.img partition=$number
+done
+same 'no partition 0' "$size" --filter=partition file disk.img partition=0 2>/dev/null
+image=plain.img
+same 'no partition table' "$fails" --filter=partition file disk.img partition=1
+
+# What nbdkit cannot do: names, and the backup of a damaged table.
+expect_equal "$(blk copy 'partition(partition=boot)+gpt.img' - | sha256sum)" \
+  "$(dd if=gpt.img bs=1M skip=1 count=1 status=none | sha256sum)" 'a partition by its name'
+cp gpt.img damaged.img
+dd if=/dev/zero of=damaged.img bs=512 seek=1 count=5 conv=notrunc status=none
+expect_equal "$(blk copy 'partition(partition=root%20fs)+damaged.img' - | sha256sum)" \
+  "$(dd if=gpt.img bs=512 skip=8192 count=2048 status=none | sha256sum)" 'a partition of the backup table'
+
+# ---- cow
+
+for block in 4K 64K 1M; do
+  same "cow, blocks of $block" "$(io 'write -P 1 100 5000' 'write -P 2 200k 300k' 'discard 1M 1M' 'flush'); $contents" \
+    --filter=cow file disk.img cow-block-size=$block
+  same "cow, zeroes, blocks of $block" "$(io 'write -P 3 0 2M' 'write -z 10k 1M' 'read -P 0 10k 1M'); $bytes" \
+    --filter=cow file disk.img cow-block-size=$block
+done
+same 'cow leaves alone what it is over' "$contents" --filter=cow file disk.img
+same 'cow-on-read' "$contents; $bytes" --filter=cow file disk.img cow-on-read=true
+same 'cow of a size that is no multiple of anything' "$(io 'write -P 3 1000000 1'); $bytes" \
+  --filter=cow --filter=offset file disk.img range=1000001
+same 'facts of cow' "$facts" --filter=cow file disk.img
+same 'facts of cow, read-only' "$facts" -r --filter=cow file disk.img
+same 'cow over a partition' "$(io 'write -P 1 0 1M'); $bytes" --filter=cow --filter=partition file mbr.img partition=7
+same 'a partition of cow' "$(io 'write -P 1 0 1M'); $bytes" --filter=partition --filter=cow file mbr.img partition=7
+for bad in 3K 2K 4G; do
+  same "a cow-block-size of $bad" true --filter=cow file disk.img cow-block-size=$bad
+done
+
+# ---- delay, error, rate
+
+same 'delay' "$contents" --filter=delay file disk.img rdelay=1ms wdelay=1ms
+same 'facts of delay' "$facts" --filter=delay file disk.img rdelay=1ms
+for words in '' error-rate=100% 'error-rate=1 error=ENOSPC' 'error-pread-rate=1 error-pread=EPERM' 'error-pwrite-rate=1' \
+  'error-rate=1 error-file=/nonexistent'; do
+  # shellcheck disable=SC2086
+  same "error $words" "$(io 'read 0 512' 'write 0 512')" --filter=error file disk.img $words
+done
+same 'error: no such errno' true --filter=error file disk.img error=EFOO
+same 'error: no such rate' true --filter=error file disk.img error-rate=2
+same 'rate' "$contents" --filter=rate file disk.img rate=1G connection-rate=1G
+same 'rate 0' true --filter=rate file disk.img rate=0
+
+# ---- log and stats
+
+# That a client has left is written a little later.
+# shellcheck disable=SC2016
+log='sed -E -e "/ Disconnect /d" -e "s/^.{26} //" -e "s/ (min|pref|max)size=[^ ]*| rotational=.| zero=.*//g" log'
+same 'log' "$(io 'read 0 64k' 'write -P 3 4k 8k' 'write -z 64k 64k' 'discard 128k 64k' flush); nbdinfo --size \"\$uri\"; $log" \
+  --filter=log file disk.img logfile=log
+same 'log of failures' "$(io 'read 0 64k'); $log" --filter=log --filter=error file disk.img logfile=log error-rate=1
+same 'log of lists' "nbdinfo --list \"\$uri\" >/dev/null; $log" --filter=log file disk.img logfile=log
+# The script goes on after the server has ended, so that the table is there.
+for program in nbdkit 'blk serve'; do
+  # shellcheck disable=SC2086
+  $program -U - --filter=stats file plain.img statsfile="${program%% *}.stats" statsthreshold=0 \
+    --run "$(io 'read 0 64k' 'read 64k 64k' 'write -P 3 4k 8k' flush)"
+  sed -i -E -e 's/, [0-9.]+ s,/, TIME,/' -e 's/, [^,]*\/s.*//' "${program%% *}.stats"
+done
+expect_same nbdkit.stats blk.stats 'the table of stats'
+
+# ---- exportname and retry
+
+mkdir dir
+cp plain.img dir/one
+cp gpt.img dir/two
+same 'the default export is another' "$contents" --filter=exportname file dir=dir default-export=two
+for list in keep empty explicit; do
+  same "list of exports: $list" "$names" --filter=exportname file file=disk.img exportname-list=$list exportname=a exportname=b
+done
+same 'list of exports: the default' "$names" --filter=exportname file dir=dir exportname-list=defaultonly default-export=two
+same 'list of exports: refused' "$names" --filter=exportname file disk.img exportname-list=error
+same 'descriptions: fixed' "$names" --filter=exportname file dir=dir exportdesc=fixed:hello exportname-list=explicit exportname=one
+# shellcheck disable=SC2016
+same 'descriptions: by a script' "$names" --filter=exportname file dir=dir exportname-list=explicit exportname=one \
+  exportdesc='script:echo "this is $name"; echo really'
+same 'strict' "$fails" --filter=exportname file disk.img exportname-strict=true exportname=a
+same 'strict, permitted' "$size" --filter=exportname file disk.img exportname-strict=true exportname=
+same 'no such list' true --filter=exportname file disk.img exportname-list=foo
+same 'retry' "$contents" --filter=retry file disk.img
+same 'facts of retry' "$facts" --filter=retry file disk.img
+same 'retry without success' "$(io 'read 0 512')" --filter=retry --filter=error file disk.img error-rate=1 \
+  retries=1 retry-delay=1
+same 'retry with success in the end' "(sleep 0.5; rm go) & $(io 'read -P 0 0 512')" --filter=retry --filter=error \
+  file disk.img error-rate=1 "error-file=$tmp/go" retry-delay=1 retries=3
+same 'retry-delay 0' true --filter=retry file disk.img retry-delay=0
+
+if [ $different != 0 ]; then fail "$different of $cases cases are not the same"; fi
+echo "$cases cases are the same"
+[ $cases -ge 60 ]
