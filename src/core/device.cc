@@ -39,7 +39,8 @@ inline absl::Status Device::CheckRange(const Call& call, uint64_t offset, uint64
   if (writes && facts_.read_only) return ErrnoErrorAsIs(EPERM, "the device is read-only");
   uint64_t bytes = size();
   if (offset > bytes || length > bytes - offset) return RangeError(offset, length, writes);
-  if (facts_.block.minimum > 1 && (offset | length) % facts_.block.minimum != 0)
+  if (facts_.block.minimum > 1 && (offset | length) % facts_.block.minimum != 0 &&
+      !facts_.block_is_advice)
     return RangeError(offset, length, writes);
   return CheckTime(call);
 }

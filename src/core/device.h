@@ -68,11 +68,13 @@ struct BlockSizes {
 struct Facts {
   uint64_t size = 0;
   BlockSizes block;
+  bool block_is_advice = false;  // requests that are no multiples of block.minimum work, too
   bool read_only = false;
   bool rotational = false;
   bool flush = true;       // there is something to flush
   bool trim = false;       // trims do something
   bool zero = false;       // zeroes without being sent them
+  bool offer_zero = true;  // clients are told of zeroing; where not `zero`, zeroes are written
   bool fast_zero = false;  // kFastZero is answered truthfully
   bool extents = false;    // knows holes; else everything is reported as data
   Support fua = Support::kEmulate;

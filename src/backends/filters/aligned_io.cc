@@ -13,10 +13,10 @@ namespace {
 constexpr uint64_t kBounceBytes = 1 << 20;
 
 Task<absl::Status> ReadInSteps(Device* device, const Call& call, uint64_t offset,
-                               std::span<char> into) {
-  const uint64_t block = device->facts().block.minimum;
-  const uint64_t step_max = std::max<uint64_t>(
-      block, std::min<uint64_t>(kBounceBytes, device->facts().block.maximum) / block * block);
+                               std::span<char> into, BlockSizes sizes) {
+  const uint64_t block = sizes.minimum;
+  const uint64_t step_max =
+      std::max<uint64_t>(block, std::min<uint64_t>(kBounceBytes, sizes.maximum) / block * block);
   Buffer bounce;
   while (!into.empty()) {
     const uint64_t begin = offset / block * block;
@@ -40,11 +40,10 @@ Task<absl::Status> ReadInSteps(Device* device, const Call& call, uint64_t offset
 }  // namespace
 
 Task<absl::Status> ReadUnaligned(Device* device, const Call& call, uint64_t offset,
-                                 std::span<char> into) {
-  const BlockSizes& block = device->facts().block;
+                                 std::span<char> into, const BlockSizes& block) {
   if ((offset | into.size()) % block.minimum == 0 && into.size() <= block.maximum)
     return device->Read(call, offset, into);
-  return ReadInSteps(device, call, offset, into);
+  return ReadInSteps(device, call, offset, into, block);
 }
 
 }  // namespace blk

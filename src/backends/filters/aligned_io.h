@@ -5,9 +5,13 @@
 
 namespace blk {
 
-// Reads any range inside the device: requests are made larger where its minimum block size wants it
-// and cut where its maximum does.
+// Reads any range inside the device: requests are made larger where the minimum block size wants it
+// and cut where the maximum does.
 Task<absl::Status> ReadUnaligned(Device* device, const Call& call, uint64_t offset,
-                                 std::span<char> into);
+                                 std::span<char> into, const BlockSizes& block);
+inline Task<absl::Status> ReadUnaligned(Device* device, const Call& call, uint64_t offset,
+                                        std::span<char> into) {
+  return ReadUnaligned(device, call, offset, into, device->facts().block);
+}
 
 }  // namespace blk
