@@ -171,6 +171,7 @@ expect_same nbdkit.stats blk.stats 'the table of stats'
 
 # ---- exportname and retry
 
+printf '0 + 1\n0 0x100000 +\n0x100000 0x1000 -\n0x101000 0x2ff000 +\n' >map
 mkdir dir
 cp plain.img dir/one
 cp gpt.img dir/two
@@ -195,6 +196,75 @@ same 'retry with success in the end' "(sleep 0.5; rm go) & $(io 'read -P 0 0 512
   file disk.img error-rate=1 "error-file=$tmp/go" retry-delay=1 retries=3
 same 'retry-delay 0' true --filter=retry file disk.img retry-delay=0
 
+# ---- Another shape
+
+image=plain.img
+for words in truncate=1M truncate=8M round-up=1M round-down=1M; do
+  same "truncate $words" "$contents" --filter=truncate file disk.img $words
+done
+same 'writing after the end' "$(io 'write -P 0 4M 64k' 'write -P 1 4M 64k' 'write -z 3M 2M' 'write -P 7 4190208 4k')" \
+  --filter=truncate file disk.img truncate=8M
+for bits in 16 32 64; do
+  same "swab $bits" "$(io 'write -P 5 1M 4k'); $bytes; $size" --filter=swab --filter=truncate file disk.img \
+    truncate=4194301 swab-bits=$bits
+done
+same 'protect' "$(io 'write -P 1 0 512' 'write -P 1 512 512' 'write -P 1 300 600' 'write -P 0 0 512' 'write -z 0 512' \
+  'write -z 12288 512' 'discard 0 4k'); $bytes" --filter=protect file disk.img protect=0-511 protect=12288-20000
+same 'protect all but a range' "$(io 'write -P 1 0 512' 'write -P 1 1000 512')" --filter=protect file disk.img protect=~1000-2000
+for words in minblock=512 'minblock=4k maxdata=8k' 'minblock=64k maxlen=1M'; do
+  # shellcheck disable=SC2086
+  same "blocksize $words" "$(io 'write -P 1 10001 1001' 'write -z 20001 70000' 'read -v 10000 32'); $bytes; $size" \
+    --filter=blocksize file disk.img $words
+done
+same 'blocksize: not a power of two' true --filter=blocksize file disk.img minblock=3k
+sizes='nbdinfo --json --no-content "$uri" | jq -c ".exports[] | [.block_size_minimum, .block_size_preferred]"'
+same 'blocksize-policy' "$sizes; $(io 'write -P 1 10001 1001')" --filter=blocksize-policy file disk.img \
+  blocksize-minimum=512 blocksize-preferred=32K
+same 'blocksize-policy: errors' "$(io 'write -P 1 4096 65536' 'write -P 1 4096 131072')" --filter=blocksize-policy file disk.img \
+  blocksize-minimum=4K blocksize-preferred=4K blocksize-maximum=64K blocksize-error-policy=error
+same 'blocksize-policy: bad sizes' true --filter=blocksize-policy file disk.img blocksize-minimum=3
+printf '0 64K\n1M 1M hole\n512K 4K zero\n' >extents.txt
+same 'extentlist' "nbdinfo --map \"\$uri\"" -r --filter=extentlist file disk.img extentlist=extents.txt
+same 'noextents' "$contents" --filter=noextents file disk.img
+same 'nofilter' "$contents" --filter=nofilter file disk.img
+same 'cacheextents' "$contents; qemu-img map --output=json \"\$uri\"" --filter=cacheextents file disk.img
+same 'checkwrite' "$(io 'write -P 0 0 4k' 'write -z 0 4k' 'write -P 1 0 4k' 'write -z 12k 4k'); nbdcopy \"\$uri\" \"\$uri\"" \
+  --filter=checkwrite file disk.img
+
+# ---- Other abilities
+
+able='nbdinfo --json --no-content "$uri" | jq -c ".exports[] | [.is_read_only, .can_fua, .can_cache, .can_zero, .can_flush]"'
+for words in 'nozero' 'nozero zeromode=emulate' 'nozero zeromode=plugin' 'nocache' 'nocache cachemode=emulate' \
+  'nocache cachemode=nop' 'fua' 'fua fuamode=emulate' 'fua fuamode=native' 'fua fuamode=force' 'fua fuamode=discard' \
+  'multi-conn' 'multi-conn multi-conn-mode=disable' 'noparallel' 'noparallel serialize=all-requests'; do
+  # shellcheck disable=SC2086
+  set -- $words
+  same "$words" "$able; $facts; $(io 'write -P 1 0 10k' 'write -z 20k 10k' flush); $contents" --filter="$1" file disk.img "${@:2}"
+done
+
+# ---- tar
+
+tar --format=gnu -cf gnu.img plain.img gpt.img
+tar --format=pax -cf pax.img plain.img "dir/two"
+tar --format=ustar -cf ustar.img dir plain.img
+for archive in gnu pax ustar; do
+  image=$archive.img
+  same "tar, $archive" "$contents" --filter=tar file disk.img tar-entry=plain.img
+  same "tar, $archive, no such file" "$fails" --filter=tar file disk.img tar-entry=none
+done
+same 'tar, in a folder' "$(io 'write -P 1 1000 10k'); $bytes" --filter=tar file disk.img tar-entry=dir/two
+image=plain.img
+
+# ---- Clients
+
+same 'ip: denied' "$fails" --filter=ip file disk.img deny=anyunix
+same 'ip: permitted' "$size" --filter=ip file disk.img allow="uid:$(id -u)" deny=all
+same 'limit' "nbdsh -c 'h.connect_uri(\"'\$uri'\")' -c 'import os; os.system(\"nbdinfo --size \\\"'\$uri'\\\" 2>/dev/null; echo \$?\")'" \
+  --filter=limit file disk.img limit=1
+# shellcheck disable=SC2016
+same 'ddrescue' 'for at in 0 1M 2M; do qemu-io -r -f raw -c "read $at 512" "$uri" | grep -vE "ops;|bytes at"; done' -r --filter=ddrescue file disk.img ddrescue-mapfile="$tmp/map"
+same 'exitwhen' "touch gone; $size" --filter=exitwhen file disk.img exit-when-file-created="$tmp/never"
+
 if [ $different != 0 ]; then fail "$different of $cases cases are not the same"; fi
 echo "$cases cases are the same"
-[ $cases -ge 60 ]
+[ $cases -ge 100 ]
