@@ -37,7 +37,8 @@ uint16_t TransmissionFlagsFor(const Facts& facts, ReplyStyle style) {
   if (facts.flush) flags |= kFlagSendFlush;
   if (facts.fua != Support::kNone && !facts.read_only) flags |= kFlagSendFua;
   if (!facts.read_only) {
-    if (facts.offer_zero) flags |= kFlagSendWriteZeroes;  // the door writes zeroes where the device can do no better
+    if (facts.offer_zero)
+      flags |= kFlagSendWriteZeroes;  // the door writes zeroes where the device can do no better
     if (facts.trim) flags |= kFlagSendTrim;
     if (facts.fast_zero && facts.offer_zero) flags |= kFlagSendFastZero;
   }
