@@ -175,10 +175,11 @@ Task<absl::Status> ServerSession::ReadRequests() {
 Task<absl::Status> ServerSession::ReadRequest(size_t header_bytes, const Request& request,
                                               bool* wants_more) {
   const bool in_arena = InArena(request);
-  const bool has_payload = in_arena ? false
-                           : options_.style == ReplyStyle::kExtended
-                               ? (request.flags & kCmdFlagPayloadLen) != 0
-                               : request.type == kCmdWrite;
+  // A write has a payload even without PAYLOAD_LEN, which it must have: qemu 10 forgets the flag,
+  // and its own server lets that pass.
+  const bool has_payload =
+      !in_arena && (request.type == kCmdWrite || (options_.style == ReplyStyle::kExtended &&
+                                                  (request.flags & kCmdFlagPayloadLen)));
   const uint64_t payload_bytes = has_payload ? request.length : 0;
   const uint64_t received = end_ - begin_ - header_bytes;
   if (payload_bytes > limits::kRequestBytesMax)
@@ -294,10 +295,9 @@ absl::Status ServerSession::Validate(const Request& request) const {
   if ((flags & kCmdFlagReqOne) && request.type != kCmdBlockStatus)
     return refuse("REQ_ONE is only for block status");
   if (options_.style == ReplyStyle::kExtended) {
-    bool wants = request.type == kCmdWrite && !in_arena;
-    if (wants && !(flags & kCmdFlagPayloadLen)) return refuse("PAYLOAD_LEN is missing");
-    if (!wants && (flags & kCmdFlagPayloadLen) && request.type != kCmdBlockStatus)
-      return refuse("a payload was not expected");
+    const bool may_have =
+        request.type == kCmdBlockStatus || (request.type == kCmdWrite && !in_arena);
+    if (!may_have && (flags & kCmdFlagPayloadLen)) return refuse("a payload was not expected");
   } else if (flags & kCmdFlagPayloadLen) {
     return refuse("PAYLOAD_LEN needs extended headers");
   }

@@ -225,6 +225,27 @@ Task<void> Garbage(ReplyStyle style) {
   close(fds[1]);
 }
 
+// What qemu 10 sends: an extended write that does not announce its payload, then a read of it.
+Task<void> WriteWithoutPayloadFlag() {
+  int fds[2];
+  BLK_CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
+  StreamPtr server_stream = MakeSocketStream(fds[0]);
+  BufferedReader reader(server_stream.get());
+  test::ArrayDevice device(kSize);
+  MemoryBudget budget(64 << 20);
+  const ReplyStyle style = ReplyStyle::kExtended;
+  ServerSession server(&reader, &device,
+                       {style, TransmissionFlagsFor(device.facts(), style), {}, 1, 256, &budget});
+  std::string bytes(2 * kExtendedRequestBytes + 3, '\0');
+  StoreExtendedRequest(bytes.data(), {.type = kCmdWrite, .cookie = 1, .offset = 7, .length = 3});
+  bytes.replace(kExtendedRequestBytes, 3, "abc");
+  StoreExtendedRequest(bytes.data() + kExtendedRequestBytes + 3, {.type = kCmdDisconnect});
+  CHECK(send(fds[1], bytes.data(), bytes.size(), 0) == static_cast<ssize_t>(bytes.size()));
+  CHECK((co_await server.Run()).ok());
+  CHECK(device.bytes.substr(6, 5) == std::string("\0abc\0", 5));
+  close(fds[1]);
+}
+
 template <typename T>
 T RunIt(Task<T> task) {
   LoopPool pool(1);
@@ -287,6 +308,9 @@ TEST_CASE("what is not allowed gets the error of the protocol document") {
   for (ReplyStyle style : kStyles) RunIt(Done(Refusals(style)));
 }
 TEST_CASE("a server that dies gives an error, not a hang") { RunIt(Done(ServerDies())); }
+TEST_CASE("an extended write needs no PAYLOAD_LEN flag, as qemu 10 sends none") {
+  RunIt(Done(WriteWithoutPayloadFlag()));
+}
 TEST_CASE("garbage instead of a request ends the connection") {
   for (ReplyStyle style : kStyles) RunIt(Done(Garbage(style)));
 }
