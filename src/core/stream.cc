@@ -14,6 +14,7 @@
 #include <cstring>
 
 #include "absl/cleanup/cleanup.h"
+#include "absl/strings/numbers.h"
 
 namespace blk {
 namespace {
@@ -308,6 +309,11 @@ using AddressList = std::unique_ptr<addrinfo, AddressListDeleter>;
 // Blocking. Never loads a foreign machine's name service modules into this static program.
 absl::StatusOr<AddressList> Resolve(const std::string& host, const std::string& port, int family,
                                     bool passive) {
+  // getaddrinfo takes 65537 for 1.
+  int number = 0;
+  if (!absl::SimpleAtoi(port, &number) || number < 0 || number > 65535)
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"", port, "\" is no TCP port; use a number from 0 to 65535"));
   addrinfo hints{};
   hints.ai_family = family;
   hints.ai_socktype = SOCK_STREAM;

@@ -182,3 +182,7 @@ TEST_CASE("a socket path that is too long is an error that says so") {
   auto fd = ListenUnix(std::string(200, 'x'));
   CHECK(ErrnoOf(fd.status()) == ENAMETOOLONG);
 }
+TEST_CASE("a port beyond 65535 is refused, not taken for another") {
+  for (const char* port : {"65536", "99999", "-1", "", "http"})
+    CHECK(ListenTcp("127.0.0.1", port).status().code() == absl::StatusCode::kInvalidArgument);
+}
