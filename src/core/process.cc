@@ -313,8 +313,10 @@ absl::StatusOr<std::unique_ptr<Process>> StartProcess(const Command& command) {
   return process;
 }
 
-// Closing the channel is what kills a program that still runs.
-Process::~Process() { BLK_CHECK(waiting_ == nullptr); }
+Process::~Process() {
+  BLK_CHECK(waiting_ == nullptr);
+  if (!ended_) (void)Kill(SIGKILL);
+}
 
 bool Process::Poll() {
   if (ended_) return true;
@@ -369,20 +371,28 @@ absl::StatusOr<ExitStatus> Process::WaitBlocking(int timeout_ms) {
 
 absl::Status Process::Kill(int signal) {
   int32_t request = signal;
-  if (send(channel_.get(), &request, sizeof request, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0)
-    return absl::OkStatus();
-  if (errno == EPIPE || errno == ECONNRESET)
-    return ErrnoErrorAsIs(ESRCH, absl::StrCat(name_, " has ended"));
-  return ErrnoError(errno, absl::StrCat("cannot send a signal to ", name_));
+  // The exit status arrives a moment before the channel is closed.
+  bool ended = ended_;
+  while (!ended) {
+    if (send(channel_.get(), &request, sizeof request, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0)
+      return absl::OkStatus();
+    ended = errno == EPIPE || errno == ECONNRESET;
+    if (!ended && errno != EAGAIN && errno != EINTR)
+      return ErrnoError(errno, absl::StrCat("cannot send a signal to ", name_));
+    // The kernel queues about ten; the spawner is about to take them.
+    pollfd channel{channel_.get(), POLLOUT, 0};
+    if (!ended) poll(&channel, 1, -1);
+  }
+  return ErrnoErrorAsIs(ESRCH, absl::StrCat(name_, " has ended"));
 }
 
 namespace {
 
-Task<void> FeedInput(Stream* stream, const std::string* input) {
+Task<void> FeedInput(StreamPtr* stream, const std::string* input) {
   iovec part{const_cast<char*>(input->data()), input->size()};
   // A program need not read all that it is given.
-  (void)co_await stream->WriteAll({&part, 1});
-  stream->ShutdownWrite();
+  (void)co_await (*stream)->WriteAll({&part, 1});
+  stream->reset();  // closed: the end of its input
 }
 
 // Keeps the first `bytes_max` bytes and reads on to the end, so that the program does not stall.
@@ -417,9 +427,8 @@ Task<absl::StatusOr<CommandOutput>> RunCommand(Command command, std::string inpu
                   errors = MakeSocketStream(process.errors.Release());
   TaskScope scope;
   if (process.input.valid()) {
-    int fd = process.input.Release();
-    feed = MakePairStream(fcntl(fd, F_DUPFD_CLOEXEC, 3), fd);
-    scope.Spawn(FeedInput(feed.get(), &input));
+    feed = MakeSocketStream(process.input.Release());
+    scope.Spawn(FeedInput(&feed, &input));
   }
   scope.Spawn(Collect(output.get(), limits.output_bytes_max, &result.output, &process));
   scope.Spawn(Collect(errors.get(), limits.error_bytes_max, &result.errors, nullptr));

@@ -251,9 +251,10 @@ void ServeChannel(Child& child) {
   if (got == sizeof signal) {
     SendSignal(child, signal);
   } else if (got >= 0 || (errno != EAGAIN && errno != EINTR)) {
+    // Closed. A Process that goes has sent SIGKILL before; without that the parent is ending, and
+    // End() will be gentler.
     close(child.channel);
     child.channel = -1;
-    SendSignal(child, SIGKILL);
   }
 }
 

@@ -6,8 +6,7 @@
 //
 // Replies go over the channel (SOCK_SEQPACKET, one per program): {kStarted, pid}, later {kExited,
 // wait status}; then the spawner closes it. Requests over the channel are single ints: signals to
-// send. When our end is closed, the program is killed. The report pipe closes without a byte once
-// the program runs, or carries a SpawnFailure.
+// send. The report pipe closes without a byte once the program runs, or carries a SpawnFailure.
 #include <cstddef>
 #include <cstdint>
 
