@@ -1,17 +1,44 @@
 #pragma once
-// A captive server, `[ COMMAND … ]`: not here yet.
+// A captive server, `[ COMMAND ARGUMENTS… ]`: an NBD server that a tool starts for itself by socket
+// activation (LISTEN_FDS) and ends when done. Any server that knows that protocol will do: nbdkit,
+// qemu-nbd, blk serve.
+//
+// Threads: made, used and stopped on one loop.
+#include <memory>
+#include <string>
+#include <vector>
+
 #include "src/core/process.h"
 
 namespace blk {
 
 class CaptiveServer {
  public:
-  static Task<absl::StatusOr<std::unique_ptr<CaptiveServer>>> Start(std::vector<std::string>) {
-    return absl::StatusOr<std::unique_ptr<CaptiveServer>>(
-        absl::UnimplementedError("`[ COMMAND ]` does not start servers yet"));
-  }
-  std::string uri() const { return ""; }
-  Task<absl::Status> Stop() { return absl::OkStatus(); }
+  // Starts the command with a listening Unix socket, in a private directory, as descriptor 3.
+  // Clients may connect at once; whether the command is a server shows when they do.
+  static Task<absl::StatusOr<std::unique_ptr<CaptiveServer>>> Start(std::vector<std::string> argv);
+  CaptiveServer(const CaptiveServer&) = delete;
+  // Without Stop(): kills the server and waits for nothing.
+  ~CaptiveServer();
+
+  std::string uri() const;
+  const std::string& text() const { return text_; }  // `[ COMMAND ARGUMENTS… ]`
+
+  // What to say when `failure` came of using the server: if it has ended (a moment is waited for
+  // that), its command and how it ended, else the failure as it is. OK stays OK.
+  Task<absl::Status> Explain(absl::Status failure);
+
+  // Ends the server with SIGTERM, after 10 seconds with SIGKILL, and removes its socket. Call once.
+  // An error when it failed on its own or had to be killed: what was written to it may be lost.
+  Task<absl::Status> Stop();
+
+ private:
+  CaptiveServer() = default;
+  void RemoveSocket();
+
+  std::string text_;
+  std::string directory_, socket_path_;
+  std::unique_ptr<Process> process_;
 };
 
 }  // namespace blk

@@ -117,6 +117,7 @@ Task<absl::StatusOr<DevicePtr>> Endpoint::Open(Wish wish) {
   args.export_name = export_name_;
   args.read_only = wish.read_only || read_only_;
   auto device = co_await layer_->Open(std::move(args));
+  if (!device.ok() && captive_) co_return co_await captive_->Explain(device.status());
   if (!device.ok()) co_return Annotate(device.status(), text_);
   device_ = *std::move(device);
   if (!wish.read_only && (device_->facts().read_only || read_only_))
