@@ -121,21 +121,25 @@ SignalWatcher::SignalWatcher(std::initializer_list<int> signals) {
 }
 
 Task<absl::StatusOr<int>> SignalWatcher::Next() {
+  BLK_CHECK(waiting_ == nullptr);
   if (error_) co_return ErrnoError(error_, "cannot wait for signals");
-  if (!watch_) watch_ = Loop::Current()->WatchDescriptor(fd_.get());
+  auto watch = Loop::Current()->WatchDescriptor(fd_.get());
   signalfd_siginfo info;
-  while (!cancelled_) {
+  absl::Status ready;
+  while (ready.ok() && !cancelled_) {
     if (read(fd_.get(), &info, sizeof info) == sizeof info)
       co_return static_cast<int>(info.ssi_signo);
-    absl::Status ready = co_await watch_->Readable();
-    if (!ready.ok() && !cancelled_) co_return ready;
+    waiting_ = watch.get();
+    ready = co_await watch->Readable();
+    waiting_ = nullptr;
   }
-  co_return ErrnoErrorAsIs(ECANCELED, "cancelled");
+  if (cancelled_) co_return ErrnoErrorAsIs(ECANCELED, "cancelled");
+  co_return ready;
 }
 
 void SignalWatcher::Cancel() {
   cancelled_ = true;
-  if (watch_) watch_->Cancel();
+  if (waiting_) waiting_->Cancel();
 }
 
 absl::Status EndWithParent(pid_t parent, int signal) {

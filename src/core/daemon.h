@@ -6,7 +6,6 @@
 #include <sys/types.h>
 
 #include <initializer_list>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -65,7 +64,7 @@ class SignalWatcher {
  private:
   Descriptor fd_;
   int error_ = 0;  // of signalfd
-  std::unique_ptr<Watch> watch_;
+  Watch* waiting_ = nullptr;
   bool cancelled_ = false;
 };
 

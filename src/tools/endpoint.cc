@@ -92,6 +92,11 @@ Task<absl::StatusOr<std::optional<NbdConnectOptions>>> Endpoint::NbdServer() {
   co_return NbdServerOf(plan_);
 }
 
+Task<absl::Status> Endpoint::Explain(absl::Status failure) {
+  if (!captive_) return failure;
+  return captive_->Explain(std::move(failure));
+}
+
 Task<absl::StatusOr<LayerPtr>> Endpoint::MakeLayer(const Wish& wish) {
   BLK_CO_RETURN_IF_ERROR(co_await StartCaptive());
   if (wish.create_bytes && !plan_.path.empty()) {
@@ -117,7 +122,7 @@ Task<absl::StatusOr<DevicePtr>> Endpoint::Open(Wish wish) {
   args.export_name = export_name_;
   args.read_only = wish.read_only || read_only_;
   auto device = co_await layer_->Open(std::move(args));
-  if (!device.ok() && captive_) co_return co_await captive_->Explain(device.status());
+  if (!device.ok() && captive_) co_return co_await Explain(device.status());
   if (!device.ok()) co_return Annotate(device.status(), text_);
   device_ = *std::move(device);
   if (!wish.read_only && (device_->facts().read_only || read_only_))

@@ -45,6 +45,9 @@ class Endpoint {
   // The NBD server that this is about, if it is one with no filter over it; a captive one is
   // started.
   Task<absl::StatusOr<std::optional<NbdConnectOptions>>> NbdServer();
+  // What to say of a failure of the server that NbdServer() told of: more, if it was a captive one
+  // that has ended.
+  Task<absl::Status> Explain(absl::Status failure);
   // Opens it; not for kStream. Call Close() afterwards, also after a failure.
   Task<absl::StatusOr<DevicePtr>> Open(Wish wish);
   // After Open() with create_bytes: everything in the target is known to read as zeroes.

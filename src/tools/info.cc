@@ -341,7 +341,9 @@ Task<absl::StatusOr<Findings>> Look(InfoJob* job) {
     co_return absl::InvalidArgumentError("--list asks an NBD server; name one by its URI");
   std::optional<Findings> findings;
   if (server) {
-    BLK_CO_ASSIGN_OR_RETURN(findings, co_await LookAtServer(*server, job->config.list));
+    auto looked = co_await LookAtServer(*server, job->config.list);
+    if (!looked.ok()) co_return co_await job->disk.Explain(looked.status());
+    findings = *std::move(looked);
     if (!content || job->config.list) co_return *std::move(findings);
   }
   BLK_CO_ASSIGN_OR_RETURN(DevicePtr device, co_await job->disk.Open({.connections = 1}));

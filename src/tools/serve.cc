@@ -1,8 +1,5 @@
 #include "src/tools/serve.h"
 
-#include <fcntl.h>
-#include <sys/prctl.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -10,6 +7,7 @@
 
 #include "src/backends/registry.h"
 #include "src/backends/stack.h"
+#include "src/core/daemon.h"
 #include "src/core/process.h"
 #include "src/core/trace.h"
 #include "src/proto/uri.h"
@@ -27,6 +25,7 @@ struct ServeConfig : CommonOptions {
   std::optional<uint32_t> vsock_port;
   bool single = false;
   bool foreground = false;
+  bool background = false;
   std::string pidfile;
   bool read_only = false;
   std::string export_name;
@@ -65,7 +64,8 @@ const ParamTable<ServeConfig>& ServeRows() {
                 .aliases = {"stdin"},
                 .letter = 's'})
         .Param("foreground", &C::foreground,
-               {.help = "stay in the foreground (always so)", .letter = 'f'})
+               {.help = "stay in the foreground (so unless --fork)", .letter = 'f'})
+        .Param("fork", &C::background, {.help = "go to the background when ready"})
         .Param("pidfile", &C::pidfile,
                {.help = "write the process id there when ready", .letter = 'P', .word = "PATH"})
         .Param("readonly", &C::read_only,
@@ -167,9 +167,11 @@ absl::Status ListenOnTcp(const ServeConfig& config, Endpoint* endpoint) {
   return absl::OkStatus();
 }
 
-absl::Status Listen(const ServeConfig& config, Endpoint* endpoint) {
+// `activated`: sockets that a superserver opened for us; they replace all others.
+absl::Status Listen(const ServeConfig& config, std::vector<int> activated, Endpoint* endpoint) {
   endpoint->uri.export_name = config.export_name;
-  if (config.single) return absl::OkStatus();
+  endpoint->fds = std::move(activated);
+  if (config.single || !endpoint->fds.empty()) return absl::OkStatus();
   if (config.vsock_port) {
     BLK_ASSIGN_OR_RETURN(int fd, ListenVsock(*config.vsock_port));
     endpoint->fds.push_back(fd);
@@ -183,7 +185,7 @@ absl::Status Listen(const ServeConfig& config, Endpoint* endpoint) {
   return ListenOnTcp(config, endpoint);
 }
 
-absl::Status CheckCombination(const ServeConfig& config) {
+absl::Status CheckCombination(const ServeConfig& config, bool activated) {
   auto fail = [](std::string_view text) { return absl::InvalidArgumentError(text); };
   int places = config.unix_socket.has_value() + (config.port || config.address) + config.single +
                config.vsock_port.has_value();
@@ -191,37 +193,21 @@ absl::Status CheckCombination(const ServeConfig& config) {
     return fail("choose one of -U, -p/-i, --vsock and -s: they say where the server listens");
   if (config.single && !config.run.empty()) return fail("--run needs a socket; it excludes -s");
   if (config.ipv4 && config.ipv6) return fail("-4 and -6 exclude each other");
+  if (activated && (places > 0 || !config.run.empty() || config.print_uri))
+    return fail(
+        "with socket activation (LISTEN_FDS) the sockets are given; it excludes -U, -p, -i, "
+        "--vsock, -s, --run and --print-uri");
+  if (config.background && (activated || config.single || config.foreground ||
+                            config.exit_with_parent || !config.run.empty()))
+    return fail("--fork excludes -f, -s, --run, --exit-with-parent and socket activation");
   return absl::OkStatus();
 }
 
-// The set of signals that end the server; blocked, so that only the descriptor sees them.
-int BlockEndSignals() {
-  sigset_t set;
-  sigemptyset(&set);
-  for (int signal : {SIGINT, SIGTERM, SIGQUIT}) sigaddset(&set, signal);
-  sigprocmask(SIG_BLOCK, &set, nullptr);
-  return signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
-}
-
-Task<void> StopOnSignal(int fd, Watch* watch, Server* server) {
-  signalfd_siginfo info;
-  while (read(fd, &info, sizeof info) != sizeof info)
-    if (!(co_await watch->Readable()).ok()) co_return;
-  LogDebug("ended by signal ", info.ssi_signo);
+Task<void> StopOnSignal(SignalWatcher* signals, Server* server) {
+  auto signal = co_await signals->Next();
+  if (!signal.ok()) co_return;
+  LogDebug("ended by signal ", *signal);
   server->Stop();
-}
-
-absl::Status WritePidfile(const std::string& path) {
-  if (path.empty()) return absl::OkStatus();
-  std::string text = absl::StrCat(getpid(), "\n");
-  int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (fd < 0 || write(fd, text.data(), text.size()) != static_cast<ssize_t>(text.size())) {
-    int error = errno;
-    if (fd >= 0) close(fd);
-    return ErrnoError(error, absl::StrCat("cannot write the pidfile ", path));
-  }
-  close(fd);
-  return absl::OkStatus();
 }
 
 Command RunCommandFor(const ServeConfig& config, const Endpoint& endpoint) {
@@ -251,7 +237,8 @@ struct ServeJob {
   const ServeConfig& config;
   Endpoint& endpoint;
   LayerPtr layer;
-  int signal_fd;
+  SignalWatcher& signals;
+  ReadyNotifier& notifier;
   LoopPool* loops;
   int exit_status = 0;
 };
@@ -275,15 +262,14 @@ Task<absl::Status> Serve(ServeJob* job) {
   LayerExports exports(job->layer);
   Server server(job->loops, &exports, OptionsFor(job->config));
   TaskScope scope;
-  auto watch = Loop::Current()->WatchDescriptor(job->signal_fd);
-  scope.Spawn(StopOnSignal(job->signal_fd, watch.get(), &server));
+  scope.Spawn(StopOnSignal(&job->signals, &server));
   for (int fd : job->endpoint.fds) server.Listen(fd);
   if (job->config.single) server.ServeOne(dup(STDIN_FILENO), dup(STDOUT_FILENO));
   if (job->config.print_uri) {
     std::printf("%s\n", job->endpoint.uri.ToString().c_str());
     std::fflush(stdout);
   }
-  absl::Status status = WritePidfile(job->config.pidfile);
+  absl::Status status = job->notifier.Ready();
   std::unique_ptr<Process> process;
   if (status.ok() && !job->config.run.empty()) {
     auto started = StartProcess(RunCommandFor(job->config, job->endpoint));
@@ -296,7 +282,7 @@ Task<absl::Status> Serve(ServeJob* job) {
   }
   if (!status.ok()) server.Stop();
   absl::Status ended = co_await server.Run();
-  watch->Cancel();
+  job->signals.Cancel();
   if (process) process->CancelWait();
   co_await scope.Join();
   process.reset();
@@ -306,6 +292,7 @@ Task<absl::Status> Serve(ServeJob* job) {
 }
 
 int ServeMain(std::span<const std::string> arguments) {
+  const pid_t parent = getppid();
   ServeConfig config;
   int exit_status = 0;
   auto words = ParseTool("serve", ServeRows(), &config, arguments, &exit_status);
@@ -314,23 +301,29 @@ int ServeMain(std::span<const std::string> arguments) {
   if (words->empty())
     return fail(absl::InvalidArgumentError(
         "which disk? Name a backend, such as `blk serve memory 1G`; `blk list` shows them all"));
-  if (absl::Status status = CheckCombination(config); !status.ok()) return fail(status);
-  if (config.exit_with_parent) {
-    pid_t parent = getppid();
-    prctl(PR_SET_PDEATHSIG, SIGTERM);
-    if (getppid() != parent) return 0;
-  }
+  std::string notice;
+  auto activated = TakeActivatedSockets(&notice);
+  if (!activated.ok()) return fail(activated.status());
+  if (!notice.empty()) LogError(notice);
+  if (absl::Status status = CheckCombination(config, !activated->empty()); !status.ok())
+    return fail(status);
   auto plan = PlanCommandLine(AllSpecs(), config.filters, *words);
   if (!plan.ok()) return fail(plan.status());
+  auto notifier = ReadyNotifier::Start({config.background, config.pidfile});
+  if (!notifier.ok()) return fail(notifier.status());
+  if (config.background) {  // the spawner stayed with the process that we were forked from
+    if (absl::Status status = Spawner::Start(); !status.ok()) return fail(status);
+  }
   auto layer = BuildStack(*std::move(plan));
   if (!layer.ok()) return fail(layer.status());
   Endpoint endpoint;
-  if (absl::Status status = Listen(config, &endpoint); !status.ok()) return fail(status);
-  int signal_fd = BlockEndSignals();
+  if (absl::Status status = Listen(config, *std::move(activated), &endpoint); !status.ok())
+    return fail(status);
+  SignalWatcher signals({SIGINT, SIGTERM, SIGQUIT});
+  if (config.exit_with_parent && !EndWithParent(parent, SIGTERM).ok()) return 0;
   LoopPool loops(LoopCount(config.threads));
-  ServeJob job{config, endpoint, *std::move(layer), signal_fd, &loops};
+  ServeJob job{config, endpoint, *std::move(layer), signals, *notifier, &loops};
   absl::Status status = loops.RunMain(Serve(&job));
-  if (!config.pidfile.empty()) unlink(config.pidfile.c_str());
   return status.ok() ? job.exit_status : fail(status);
 }
 

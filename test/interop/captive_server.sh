@@ -18,7 +18,7 @@ cmp disk.raw out2.raw
 # Both sides; what the target server wrote is there when it has ended.
 qemu-img create -q -f qcow2 target.qcow2 4M
 blk copy -- [ nbdkit file "$tmp/disk.raw" ] [ qemu-nbd -f qcow2 "$tmp/target.qcow2" ]
-qemu-img compare -f raw -F qcow2 disk.raw target.qcow2
+qemu-img compare -f raw -F qcow2 disk.raw target.qcow2 >compare.txt
 
 # The disk goes to standard output, and nothing that the server prints does.
 blk copy -- [ sh -c 'echo noise; exec nbdkit file "$0"' "$tmp/disk.raw" ] - >out3.raw
