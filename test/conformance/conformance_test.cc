@@ -146,7 +146,8 @@ Subject Plain(std::string spec, std::string export_name = "") {
 // ---- Those that need something around them
 
 const std::set<std::string_view>& TriedByHand() {
-  static const auto& names = *new std::set<std::string_view>({"file", "split", "nbd", "partition"});
+  static const auto& names =
+      *new std::set<std::string_view>({"file", "split", "nbd", "partition", "extentlist"});
   return names;
 }
 

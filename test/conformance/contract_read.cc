@@ -187,7 +187,6 @@ void CheckFacts(Trial* trial) {
   trial->Expect(std::find(facts.contexts.begin(), facts.contexts.end(), kBaseAllocation) !=
                     facts.contexts.end(),
                 "no context base:allocation");
-  trial->Expect(!facts.fast_zero || facts.zero, "fast_zero without zero");
 }
 
 Task<void> CheckReads(Trial* trial, const Window* window) {
@@ -225,6 +224,14 @@ Task<void> CheckExtents(Trial* trial, const Window* window) {
     size_t extents_max = round % 3 == 2 ? 1 + random() % 4 : SIZE_MAX;
     uint64_t offset = window->begin + at;
     if (!co_await CollectFlags(trial, offset, length, flags, extents_max, &part)) co_return;
+    if (trial->traits.hides_reserved) {
+      // What a file system calls a hole changes while it writes back; the content does not.
+      bool true_to_content = true;
+      for (size_t i = 0; i < part.size(); ++i)
+        true_to_content &= !(part[i] & kExtentZero) || window->bytes[at + i] == 0;
+      trial->Expect(true_to_content, "an extent that reads as zeroes does not", offset, length);
+      continue;
+    }
     trial->Expect(std::equal(part.begin(), part.end(), all.begin() + at),
                   "extents from the middle differ from those of the whole", offset, length);
     if (trial->report->failures() > 20) co_return;
