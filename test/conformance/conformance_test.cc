@@ -147,7 +147,8 @@ Subject Plain(std::string spec, std::string export_name = "") {
 
 const std::set<std::string_view>& TriedByHand() {
   static const auto& names =
-      *new std::set<std::string_view>({"file", "split", "nbd", "partition", "extentlist"});
+      *new std::set<std::string_view>({"file", "split", "nbd", "partition", "extentlist", "tar",
+                                       "pause", "ddrescue", "checkwrite"});
   return names;
 }
 
