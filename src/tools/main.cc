@@ -1,10 +1,12 @@
-// blk: one program for disks and disk images. This file only finds the subcommand.
+// blk: one program for disks and disk images. This file only finds the subcommand, or the program
+// that blk is by its name.
 #include <clocale>
 #include <csignal>
 #include <cstdio>
 
 #include "src/core/process.h"
 #include "src/core/suggest.h"
+#include "src/tools/names.h"
 #include "src/tools/tool.h"
 
 namespace {
@@ -31,12 +33,28 @@ int RunTool(const std::string& name, std::span<const std::string> arguments) {
   return 1;
 }
 
+// `run` with programs to be started. Before any thread: they are started by a small process of its
+// own.
+template <typename Run>
+int WithSpawner(Run run) {
+  if (absl::Status status = blk::Spawner::Start(); !status.ok()) {
+    std::fprintf(stderr, "blk: error: %s\n", std::string(status.message()).c_str());
+    return 1;
+  }
+  int exit_status = run();
+  blk::Spawner::Stop();
+  return exit_status;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);
   std::signal(SIGXFSZ, SIG_IGN);  // a write past a file size limit is EFBIG, not death
-  std::vector<std::string> arguments(argv + 1, argv + argc);
+  std::vector<std::string> arguments(argv, argv + argc);
+  if (const blk::OldName* old = blk::FindOldName(argc > 0 ? argv[0] : ""))
+    return WithSpawner([&] { return old->run(arguments); });
+  if (argc > 0) arguments.erase(arguments.begin());
   if (arguments.empty()) {
     PrintUsage(stderr);
     return 1;
@@ -49,12 +67,5 @@ int main(int argc, char** argv) {
     PrintUsage(stdout);
     return 0;
   }
-  // Before any thread: programs are started by a small process of its own.
-  if (absl::Status status = blk::Spawner::Start(); !status.ok()) {
-    std::fprintf(stderr, "blk: error: %s\n", std::string(status.message()).c_str());
-    return 1;
-  }
-  int exit_status = RunTool(arguments[0], std::span(arguments).subspan(1));
-  blk::Spawner::Stop();
-  return exit_status;
+  return WithSpawner([&] { return RunTool(arguments[0], std::span(arguments).subspan(1)); });
 }
