@@ -53,7 +53,8 @@ absl::StatusOr<const Spec*> FindSource(const Registry& registry, const InlineSpe
 // A plan in the making: layers, and a reader for each.
 class Planner {
  public:
-  explicit Planner(const Registry& registry) : registry_(registry) {}
+  explicit Planner(const Registry& registry, bool last_counts = false)
+      : registry_(registry), last_counts_(last_counts) {}
 
   absl::Status AddFilter(const SpecWord& word) {
     BLK_ASSIGN_OR_RETURN(const Spec* spec, FindFilter(registry_, word.name));
@@ -99,6 +100,7 @@ class Planner {
     }
     plan_.layers.push_back({spec, spec->NewConfig()});
     readers_.emplace_back(spec->params(), plan_.layers.back().config.get(), spec->name());
+    if (last_counts_) readers_.back().LetLastCount();
     if (word.value) BLK_RETURN_IF_ERROR(readers_.back().GiveBare(*word.value));
     for (const auto& [key, value] : word.params)
       BLK_RETURN_IF_ERROR(readers_.back().Give(key, value));
@@ -130,6 +132,7 @@ class Planner {
   }
 
   const Registry& registry_;
+  const bool last_counts_;
   StackPlan plan_;
   std::deque<ParamReader> readers_;  // parallel to plan_.layers; they point into its configs
 };
@@ -180,7 +183,19 @@ absl::StatusOr<StackPlan> PlanCommandLine(const Registry& registry,
   return planner.Finish();
 }
 
-absl::StatusOr<LayerPtr> BuildStack(StackPlan plan) {
+absl::StatusOr<StackPlan> PlanOldCommandLine(const Registry& registry,
+                                             std::span<const std::string> filters,
+                                             const std::string& backend,
+                                             std::span<const std::string> words) {
+  Planner planner(registry, /*last_counts=*/true);
+  for (const std::string& filter : filters)
+    BLK_RETURN_IF_ERROR(planner.AddFilter({.name = filter}));
+  BLK_RETURN_IF_ERROR(planner.AddSpec({.filters = {}, .source = {.name = backend}}));
+  for (const std::string& word : words) BLK_RETURN_IF_ERROR(planner.Offer(word));
+  return planner.Finish();
+}
+
+absl::StatusOr<LayerPtr> BuildStack(StackPlan plan, const LayerHook& hook) {
   std::vector<std::pair<LayerPtr, const Spec*>> made;
   LayerPtr top;
   for (auto layer = plan.layers.rbegin(); layer != plan.layers.rend(); ++layer) {
@@ -188,6 +203,7 @@ absl::StatusOr<LayerPtr> BuildStack(StackPlan plan) {
         layer->spec->MakeLayer(layer->config.get(), {.below = std::move(top), .named = {}});
     if (!next.ok()) return Named(*layer->spec, next.status());
     top = *std::move(next);
+    if (hook) top = hook(std::move(top), *layer->spec);
     made.emplace_back(top, layer->spec);
   }
   for (const auto& [layer, spec] : made) {

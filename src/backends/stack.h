@@ -5,6 +5,7 @@
 // (Ready opens files): both run before loops do.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -49,10 +50,20 @@ absl::StatusOr<StackPlan> PlanCommandLine(const Registry& registry,
                                           std::span<const std::string> filters,
                                           std::span<const std::string> words);
 
+// The same with nbdkit's rules: `backend` and `filters` are names and nothing else, and a value
+// that is given again replaces the one before. `words` does not hold the backend.
+absl::StatusOr<StackPlan> PlanOldCommandLine(const Registry& registry,
+                                             std::span<const std::string> filters,
+                                             const std::string& backend,
+                                             std::span<const std::string> words);
+
+// Puts something over each layer as it is made, such as a log of its calls.
+using LayerHook = std::function<LayerPtr(LayerPtr layer, const Spec& spec)>;
+
 // Makes the layers from the backend outwards, then calls Ready on each in the same order. Returns
 // the outermost, with the stack's thread model enforced above it. A layer's own error gets the
 // layer's name before it, unless it begins with it already. The plan's configs are used up.
-absl::StatusOr<LayerPtr> BuildStack(StackPlan plan);
+absl::StatusOr<LayerPtr> BuildStack(StackPlan plan, const LayerHook& hook = nullptr);
 
 // PlanSpec and BuildStack in one.
 absl::StatusOr<LayerPtr> MakeStack(const Registry& registry, std::string_view text);

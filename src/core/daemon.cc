@@ -56,12 +56,12 @@ absl::StatusOr<Descriptor> WritePidfile(const std::string& path) {
   return file;
 }
 
-absl::Status LetGoOfTerminal() {
+absl::Status LetGoOfTerminal(bool keep_errors) {
   if (chdir("/") < 0) return ErrnoError(errno, "cannot enter the directory /");
   Descriptor null(open("/dev/null", O_RDWR | O_CLOEXEC));
   if (!null.valid()) return ErrnoError(errno, "cannot open /dev/null");
   std::fflush(nullptr);
-  for (int fd = 0; fd < 3; ++fd) dup2(null.get(), fd);
+  for (int fd = 0; fd < (keep_errors ? 2 : 3); ++fd) dup2(null.get(), fd);
   return absl::OkStatus();
 }
 
@@ -71,6 +71,8 @@ absl::StatusOr<ReadyNotifier> ReadyNotifier::Start(DaemonOptions options) {
   ReadyNotifier notifier;
   BLK_ASSIGN_OR_RETURN(notifier.pidfile_, AbsolutePath(options.pidfile));
   notifier.background_ = options.background;
+  notifier.keep_pidfile_ = options.keep_pidfile;
+  notifier.keep_errors_ = options.keep_errors;
   if (!options.background) return notifier;
   int ends[2];
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
@@ -92,7 +94,7 @@ absl::StatusOr<ReadyNotifier> ReadyNotifier::Start(DaemonOptions options) {
 ReadyNotifier::~ReadyNotifier() {
   struct stat ours, there;
   // Only what we wrote: another server may have put its own in the same place.
-  if (written_pidfile_.valid() && fstat(written_pidfile_.get(), &ours) == 0 &&
+  if (written_pidfile_.valid() && !keep_pidfile_ && fstat(written_pidfile_.get(), &ours) == 0 &&
       stat(pidfile_.c_str(), &there) == 0 && ours.st_ino == there.st_ino &&
       ours.st_dev == there.st_dev)
     unlink(pidfile_.c_str());
@@ -104,7 +106,7 @@ absl::Status ReadyNotifier::Ready() {
   }
   if (!background_) return absl::OkStatus();
   // The terminal first: whoever waits for the parent may wait for the end of its output, too.
-  BLK_RETURN_IF_ERROR(LetGoOfTerminal());
+  BLK_RETURN_IF_ERROR(LetGoOfTerminal(keep_errors_));
   if (send(parent_.get(), &kReady, 1, MSG_NOSIGNAL) != 1)
     return ErrnoErrorAsIs(ECANCELED, "the process that waits for the server was killed");
   parent_.Reset();

@@ -16,7 +16,9 @@ namespace blk {
 
 struct DaemonOptions {
   bool background = false;
-  std::string pidfile = {};  // empty: none
+  std::string pidfile = {};   // empty: none
+  bool keep_pidfile = false;  // when the process ends
+  bool keep_errors = false;   // in the background: standard error stays what it is
 };
 
 // From the start of a server to the moment at which clients may come.
@@ -31,19 +33,20 @@ class ReadyNotifier {
 
   ReadyNotifier(ReadyNotifier&&) = default;
   ReadyNotifier& operator=(ReadyNotifier&&) = delete;
-  // Removes the pidfile if Ready() made one.
+  // Removes the pidfile if Ready() made one and it is not to be kept.
   ~ReadyNotifier();
 
   // Writes the pidfile. In the background also: lets the parent end, makes / the working directory
-  // (so paths that are opened later must be absolute) and /dev/null the standard descriptors.
-  // ECANCELED when the parent was killed meanwhile: nobody waits for this server any more.
+  // (so paths that are opened later must be absolute) and /dev/null the standard descriptors,
+  // except standard error with keep_errors. ECANCELED when the parent was killed meanwhile: nobody
+  // waits for this server any more.
   absl::Status Ready();
 
  private:
   ReadyNotifier() = default;
 
   std::string pidfile_;  // absolute
-  bool background_ = false;
+  bool background_ = false, keep_pidfile_ = false, keep_errors_ = false;
   Descriptor parent_;  // of the background
   Descriptor written_pidfile_;
 };

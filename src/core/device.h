@@ -62,6 +62,7 @@ struct BlockSizes {
   uint32_t minimum = 1;  // offsets and lengths must be multiples
   uint32_t preferred = limits::kPreferredBlockBytes;
   uint32_t maximum = limits::kRequestBytesMax;  // of reads and writes
+  friend bool operator==(const BlockSizes&, const BlockSizes&) = default;
 };
 
 // A snapshot made when the device is opened; fixed except for the size (Device::size()).

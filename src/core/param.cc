@@ -4,6 +4,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "src/core/suggest.h"
 
 namespace blk {
@@ -117,7 +118,8 @@ absl::Status ParamReader::GiveBare(std::string_view value) {
 absl::Status ParamReader::GiveRow(const ParamRow& row, std::string_view value) {
   std::optional<std::string>& last = given_[static_cast<size_t>(&row - rows_->rows().data())];
   // Saying a switch again changes nothing; `-v -v` is a habit, not a slip.
-  bool harmless = row.repeatable || (style_ == Style::kOption && row.is_switch && last == value);
+  bool harmless = row.repeatable || last_counts_ ||
+                  (style_ == Style::kOption && row.is_switch && last == value);
   if (last && !harmless) {
     if (row.is_secret) return Fail(absl::StrCat(Show(row), " is given twice"));
     return Fail(absl::StrCat(Show(row), " is given twice: \"", *last, "\", then \"", value, "\""));
@@ -149,12 +151,16 @@ absl::Status ParamReader::Fail(std::string_view text) const {
 absl::Status ParamReader::Unknown(std::string_view key) const {
   std::vector<std::string_view> names = rows_->names();
   if (style_ == Style::kOption) {
-    std::vector<std::string> opposites;
-    for (const ParamRow& row : rows_->rows()) {
-      if (row.is_switch && !row.info.hidden) opposites.push_back("no-" + row.name);
+    // What follows `no-` is compared on its own: its letters alone say how many may be wrong.
+    std::string_view prefix = "--";
+    std::string_view meant = key;
+    if (absl::ConsumePrefix(&meant, "no-")) {
+      prefix = "--no-";
+      std::erase_if(names, [&](std::string_view name) { return !rows_->Find(name)->is_switch; });
     }
-    names.insert(names.end(), opposites.begin(), opposites.end());
-    std::string suggestion = DidYouMean(key, names, "--");
+    std::string suggestion = DidYouMean(meant, names, prefix);
+    if (suggestion.empty() && meant != key && Knows(meant))
+      suggestion = absl::StrCat(", did you mean `--", meant, "`?");
     return Fail(absl::StrCat("unknown option `--", key, "`",
                              suggestion.empty() ? "; -h lists them" : suggestion));
   }

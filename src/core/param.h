@@ -120,6 +120,9 @@ class ParamReader {
   ParamReader(const ParamRows& rows, void* config, std::string owner,
               Style style = Style::kKeyValue);
 
+  // A value that is given again replaces the one before, instead of being refused.
+  void LetLastCount() { last_counts_ = true; }
+
   bool Knows(std::string_view key) const { return rows_->Find(key) != nullptr; }
   // Knows `key` and has room for (another) one: not yet given, or repeatable.
   bool HasRoomFor(std::string_view key) const;
@@ -142,6 +145,7 @@ class ParamReader {
   void* config_;
   std::string owner_;
   Style style_;
+  bool last_counts_ = false;
   std::vector<std::optional<std::string>> given_;  // for each row, the value it got last
 };
 

@@ -94,6 +94,15 @@ std::string ParamSyntax(const ParamRow& row, ParamStyle style) {
   return absl::StrCat(text, "--", row.name, "=", row.word);
 }
 
+namespace {
+// Of an option as help shows it: `--no-flush` does not do what the row says. Help begins with a
+// verb.
+std::string HelpOf(const ParamRow& row, ParamStyle style) {
+  const bool negated = style == ParamStyle::kOption && row.is_switch && row.default_text == "true";
+  return absl::StrCat(negated ? "do not " : "", row.info.help);
+}
+}  // namespace
+
 std::string ParamDescription(const ParamRow& row, ParamStyle style) {
   bool option_switch = style == ParamStyle::kOption && row.is_switch;
   std::vector<std::string> facts;
@@ -113,7 +122,7 @@ std::string ParamDescription(const ParamRow& row, ParamStyle style) {
     std::string prefix = style == ParamStyle::kOption ? "--" : "";
     facts.push_back(absl::StrCat("also ", prefix, absl::StrJoin(row.info.aliases, ", " + prefix)));
   }
-  return absl::StrCat(row.info.help,
+  return absl::StrCat(HelpOf(row, style),
                       facts.empty() ? "" : absl::StrCat(" (", absl::StrJoin(facts, "; "), ")"));
 }
 
@@ -169,7 +178,7 @@ std::vector<std::string> ParamCompletions(const ParamRows& rows, ParamStyle styl
     }
     if (option && row->is_switch) {
       if (row->default_text == "true") key = absl::StrCat("--no-", row->name);
-      lines.push_back(absl::StrCat(key, "\t", row->info.help));
+      lines.push_back(absl::StrCat(key, "\t", HelpOf(*row, style)));
       continue;
     }
     lines.push_back(absl::StrCat(key, "=\t", row->info.help));

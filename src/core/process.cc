@@ -169,7 +169,8 @@ absl::StatusOr<Plumbing> PlumbAll(const Command& command) {
 }
 
 absl::Status SendRequest(int socket, const std::vector<int>& descriptors) {
-  internal::SpawnPacket packet{static_cast<uint32_t>(descriptors.size())};
+  internal::SpawnPacket packet;
+  packet.descriptors = static_cast<uint32_t>(descriptors.size());
   iovec part{&packet, sizeof packet};
   alignas(cmsghdr) char control[CMSG_SPACE(internal::kSpawnDescriptorsMax * sizeof(int))] = {};
   msghdr message{};
@@ -204,6 +205,8 @@ absl::Status ReadReport(int fd) {
       return ErrnoError(failure.error, "cannot enter its directory");
     case internal::kSpawnDescriptors:
       return ErrnoError(failure.error, "cannot pass descriptors to it");
+    case internal::kSpawnIdentity:
+      return ErrnoError(failure.error, "cannot change its user or group");
     default:
       return ErrnoError(failure.error, "cannot start another process");
   }

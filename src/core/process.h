@@ -30,6 +30,8 @@ namespace blk {
 
 class Watch;
 
+struct Identity;
+
 class Spawner {
  public:
   // Forks the spawner unless there is one. Also makes this process ignore SIGPIPE: writing to a
@@ -38,6 +40,8 @@ class Spawner {
   // Programs still running get SIGTERM, then SIGKILL; returns when they and the spawner have ended.
   // main() calls it last; without it the same happens, but after the end of this process.
   static void Stop();
+  // Programs started from now on have this user and group. For DropPrivileges (identity.h).
+  static absl::Status BecomeForPrograms(const Identity& identity);
 };
 
 // What a standard descriptor of a program becomes.

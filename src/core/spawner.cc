@@ -8,6 +8,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -35,6 +36,7 @@ struct State {
   Child children[limits::kProgramsMax];
   size_t count = 0;
   bool parent_watched = false;
+  uint32_t user = kSpawnKeep, group = kSpawnKeep;  // of programs
 };
 
 void Report(int fd, SpawnStage stage, int error) {
@@ -127,11 +129,26 @@ int PlaceDescriptors(const SpawnBody& body, const uint64_t* targets, int* fds, i
   return 0;
 }
 
+// What the identity of this new process should be; an errno. Raw calls change this thread, which is
+// the only one.
+int BecomeIdentity(uint32_t user, uint32_t group) {
+  const gid_t* groups = group == kSpawnKeep ? nullptr : &group;
+  if (user != kSpawnKeep || group != kSpawnKeep)
+    if (syscall(SYS_setgroups, groups ? 1 : 0, groups) < 0) return errno;
+  if (group != kSpawnKeep && syscall(SYS_setgid, group) < 0) return errno;
+  if (user != kSpawnKeep && syscall(SYS_setuid, user) < 0) return errno;
+  return 0;
+}
+
 // In the new process.
-[[noreturn]] void BecomeProgram(char* base, int* fds, pid_t spawner) {
+[[noreturn]] void BecomeProgram(const State& state, char* base, int* fds, pid_t spawner) {
   auto& body = *reinterpret_cast<SpawnBody*>(base);
   int report = fds[2];
-  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (int error = BecomeIdentity(state.user, state.group)) {
+    Report(report, kSpawnIdentity, error);
+    _exit(127);
+  }
+  prctl(PR_SET_PDEATHSIG, SIGKILL);      // (a change of identity would clear it)
   if (getppid() != spawner) _exit(127);  // it died before the line above
   if (body.own_group) setpgid(0, 0);
   if (fchdir(fds[3]) < 0) {
@@ -172,7 +189,7 @@ bool Launch(State& state, char* base, int* fds) {
   auto& body = *reinterpret_cast<SpawnBody*>(base);
   pid_t spawner = getpid();
   pid_t pid = _Fork();
-  if (pid == 0) BecomeProgram(base, fds, spawner);
+  if (pid == 0) BecomeProgram(state, base, fds, spawner);
   if (pid < 0) {
     Report(report, kSpawnFork, errno);
     return false;
@@ -205,7 +222,10 @@ bool TakeRequest(State& state) {
     std::memcpy(fds, CMSG_DATA(header), count * sizeof(int));
   }
   bool kept = false;
-  if (count < kSpawnFixedDescriptors || count != packet.descriptors) {
+  if (count == 0 && packet.descriptors == 0) {
+    if (packet.become_user != kSpawnKeep) state.user = packet.become_user;
+    if (packet.become_group != kSpawnKeep) state.group = packet.become_group;
+  } else if (count < kSpawnFixedDescriptors || count != packet.descriptors) {
     // The kernel cuts the list when this process has no numbers left.
     if (count > 2) Report(fds[2], kSpawnFork, EMFILE);
   } else if (struct stat body; fstat(fds[0], &body) == 0) {

@@ -17,9 +17,13 @@ namespace blk::internal {
 inline constexpr size_t kSpawnFixedDescriptors = 4;
 inline constexpr size_t kSpawnDescriptorsMax = 253;  // SCM_MAX_FD of the kernel
 inline constexpr size_t kSpawnTargetMax = 1000;      // numbers in the program
+inline constexpr uint32_t kSpawnKeep = UINT32_MAX;   // no other user or group
 
 struct SpawnPacket {
-  uint32_t descriptors;
+  uint32_t descriptors = 0;
+  // Without descriptors: programs started from now on become this user and group. For ever; the
+  // spawner stays what it is, so that it may signal those that it has started before.
+  uint32_t become_user = kSpawnKeep, become_group = kSpawnKeep;
 };
 
 // At the start of the memfd. Offsets count from there. Tables hold offsets as 64-bit numbers, which
@@ -41,7 +45,13 @@ struct SpawnReply {
   int32_t value;
 };
 
-enum SpawnStage : int32_t { kSpawnFork = 1, kSpawnDirectory, kSpawnDescriptors, kSpawnExec };
+enum SpawnStage : int32_t {
+  kSpawnFork = 1,
+  kSpawnDirectory,
+  kSpawnDescriptors,
+  kSpawnExec,
+  kSpawnIdentity
+};
 struct SpawnFailure {
   int32_t stage;
   int32_t error;

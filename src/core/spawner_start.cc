@@ -10,6 +10,7 @@
 #include <mutex>
 
 #include "src/core/descriptor.h"
+#include "src/core/identity.h"
 #include "src/core/process.h"
 #include "src/core/spawner.h"
 
@@ -77,6 +78,16 @@ void Spawner::Stop() {
   close(std::exchange(connection.socket, -1));
   while (waitpid(connection.spawner, nullptr, 0) < 0 && errno == EINTR) continue;
   connection.owner = -1;
+}
+
+absl::Status Spawner::BecomeForPrograms(const Identity& identity) {
+  BLK_ASSIGN_OR_RETURN(int socket, internal::SpawnerSocket());
+  internal::SpawnPacket packet;
+  if (identity.user) packet.become_user = *identity.user;
+  if (identity.group) packet.become_group = *identity.group;
+  if (send(socket, &packet, sizeof packet, MSG_NOSIGNAL) != sizeof packet)
+    return ErrnoError(errno, "cannot reach the process that starts programs");
+  return absl::OkStatus();
 }
 
 }  // namespace blk

@@ -383,7 +383,7 @@ Task<absl::Status> ServerHandshake::InfoOrGo() {
     Reply(kRepInfo, EncodeInfoText(kInfoDescription, held_.description));
   }
   const bool promises = request->Wants(kInfoBlockSize);
-  if (promises || held_.block_sizes_required) {
+  if ((promises && held_.announce_block_sizes) || held_.block_sizes_required) {
     Reply(kRepInfo, EncodeInfoBlockSize(held_.block_sizes));
   }
   if (held_.block_sizes_required && !promises) {

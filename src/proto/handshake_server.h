@@ -30,6 +30,7 @@ struct ExportInfo {
   // what this client has not negotiated: SEND_DF, BLOCK_STATUS_PAYLOAD.
   uint16_t flags = 0;
   BlockSizes block_sizes;
+  bool announce_block_sizes = true;  // to clients that ask
   // Refuse clients that do not promise to obey block_sizes. The document advises against it.
   bool block_sizes_required = false;
   std::string canonical_name;

@@ -511,9 +511,11 @@ void ServerSession::EndReply(uint64_t charged) {
 void ServerSession::Reply(const Request& request, const absl::Status& status, uint64_t charged) {
   EndReply(charged);
   uint32_t error = status.ok() ? 0 : WireErrorFor(request.type, request.flags, ErrnoOf(status));
-  if (!status.ok())
+  if (!status.ok()) {
     LogDebug("connection ", options_.connection, ": ", CommandName(request.type), " offset ",
              request.offset, " length ", request.length, ": ", status.message());
+    if (options_.request_failed) options_.request_failed(status);
+  }
   if (options_.style == ReplyStyle::kSimple) {
     StoreSimpleReply(pending_.Append(kSimpleReplyBytes), error, request.cookie);
     return;

@@ -31,6 +31,7 @@ struct ServerSessionOptions {
   size_t requests_in_flight_max = limits::kRequestsInFlightMax;
   MemoryBudget* budget = nullptr;          // required
   std::shared_ptr<Arena> arena = nullptr;  // the client's shared memory, if it offered any
+  std::function<void(const absl::Status&)> request_failed = nullptr;  // told of each; may be null
 };
 
 // The transmission flags that describe `facts` (section "Transmission flags").

@@ -64,9 +64,7 @@ const ParamTable<BenchConfig>& BenchRows() {
                {.help = "event loops; 0: one for each connection, at most one for each processor",
                 .letter = 'T',
                 .min = "0"})
-        .Param(
-            "shm", &C::shm,
-            {.help = "share memory with blk servers on Unix sockets, instead of sending payloads"})
+        .Param("shm", &C::shm, {.help = "share memory with blk servers on Unix sockets"})
         .Param("json", &C::json, {.help = "print JSON"});
     return &AddCommonOptions(*rows);
   }();

@@ -64,9 +64,7 @@ const ParamTable<CopyConfig>& CopyRows() {
                 .letter = 'R',
                 .min = "1",
                 .max = "4096"})
-        .Param(
-            "shm", &C::shm,
-            {.help = "share memory with blk servers on Unix sockets, instead of sending payloads"})
+        .Param("shm", &C::shm, {.help = "share memory with blk servers on Unix sockets"})
         .Param("sparse", &C::sparse,
                {.help = "smallest run of zeroes to find in data; 0: do not look", .letter = 'S'})
         .Param("synchronous", &C::synchronous, {.help = "one request at a time"})

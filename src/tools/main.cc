@@ -1,5 +1,7 @@
 // blk: one program for disks and disk images. This file only finds the subcommand, or the program
 // that blk is by its name.
+#include <fcntl.h>
+
 #include <clocale>
 #include <csignal>
 #include <cstdio>
@@ -46,9 +48,16 @@ int WithSpawner(Run run) {
   return exit_status;
 }
 
+// Whoever started us may have closed them: no socket of ours may get their numbers.
+void OpenStandardDescriptors() {
+  for (int fd = 0; fd < 3; ++fd)
+    if (fcntl(fd, F_GETFD) < 0) (void)!open("/dev/null", O_RDWR);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  OpenStandardDescriptors();
   std::signal(SIGPIPE, SIG_IGN);
   std::signal(SIGXFSZ, SIG_IGN);  // a write past a file size limit is EFBIG, not death
   std::vector<std::string> arguments(argv, argv + argc);

@@ -1,9 +1,20 @@
 #include "src/tools/nbdkit.h"
 
+#include <unistd.h>
+
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
+#include "src/core/daemon.h"
+#include "src/core/trace.h"
 #include "src/tools/nbdkit_options.h"
+#include "src/tools/nbdkit_plugins.h"
+#include "src/tools/nbdkit_trace.h"
+#include "src/tools/serve_engine.h"
 
 namespace blk {
 namespace {
@@ -33,14 +44,224 @@ int WithoutPlugin(const NbdkitOptions& options) {
   return EXIT_FAILURE;
 }
 
+// `text` as one word of a shell command.
+std::string ShellQuote(std::string_view text) {
+  return absl::StrCat("'", absl::StrReplaceAll(text, {{"'", "'\\''"}}), "'");
+}
+
+// The command of --run. What it may want to know are variables of its shell, not of the
+// environment.
+Command RunCommandFor(const std::string& script, const ServeEndpoint& endpoint) {
+  std::string port = endpoint.port ? absl::StrCat(endpoint.port) : "";
+  return ShellCommand(absl::StrCat(
+      "uri=", ShellQuote(endpoint.uri.ToString()), "\nnbd=\"$uri\"\nexportname=",
+      ShellQuote(endpoint.uri.export_name), "\nunixsocket=", ShellQuote(endpoint.unix_path),
+      "\nport=", ShellQuote(port), " tls=\n", script));
+}
+
+// Prints as nbdkit does for what goes wrong before clients come.
+int Fail(std::string_view message) {
+  LogError(message);
+  return EXIT_FAILURE;
+}
+
+int Refuse(std::string_view text) {
+  std::fprintf(stderr, "nbdkit: %s\n", std::string(text).c_str());
+  return EXIT_FAILURE;
+}
+
+bool CombinationIsRight(const NbdkitOptions& options) {
+  const bool port = options.port.has_value(), unix_socket = options.unix_socket.has_value();
+  return !((port && options.single) || (port && unix_socket) ||
+           (options.single && options.has_run) || (options.single && unix_socket) ||
+           (options.single && options.vsock) || (unix_socket && options.vsock));
+}
+
+// The answer of nbdkit when nothing secret is configured, which is all that this build can say.
+std::optional<int> CheckTls(const NbdkitOptions& options) {
+  using Tls = NbdkitOptions::Tls;
+  const Tls tls = options.tls.value_or(Tls::kOff);
+  if (tls == Tls::kRequire && options.oldstyle)
+    return Refuse("cannot use oldstyle protocol (-o) and require TLS");
+  if (tls == Tls::kOff) return std::nullopt;
+  if (tls == Tls::kRequire || options.tls_certificates || options.tls_psk)
+    return Fail("--tls: this build of blk has no TLS");
+  std::fputs(
+      "nbdkit: warning: --tls=on: this build of blk has no TLS; clients that ask for it are "
+      "refused\n",
+      stderr);
+  return std::nullopt;
+}
+
+// -D: flags of the server are ours; those of plugins and filters have no meaning here.
+NbdkitTrace TraceOf(const NbdkitOptions& options, const NbdkitStack& stack) {
+  NbdkitTrace trace;
+  for (std::string_view flag : options.debug_flags) {
+    auto [name, value] = std::pair<std::string_view, std::string_view>(
+        absl::StrSplit(flag, absl::MaxSplits('=', 1)));
+    if (name == "nbdkit.backend.controlpath") trace.control = value != "0";
+    if (name == "nbdkit.backend.datapath") trace.data = value != "0";
+    std::string_view owner = name.substr(0, name.find('.'));
+    bool used = owner == "nbdkit" || owner == stack.plugin_name;
+    for (const Spec* filter : stack.filters) used |= owner == filter->name();
+    if (!used)
+      std::fprintf(stderr, "nbdkit: warning: debug flag -D %s was not used\n",
+                   std::string(name).c_str());
+  }
+  return trace;
+}
+
+// `words` after the plugin, for planning: a bare first word is the script of plugins that have no
+// magic key.
+absl::StatusOr<std::vector<std::string>> ConfigWords(const NbdkitStack& stack,
+                                                     std::span<const std::string> words) {
+  std::vector<std::string> result = stack.presets;
+  const bool magic = stack.plugin->params().magic() != nullptr;
+  for (size_t i = 0; i < words.size(); ++i) {
+    const bool bare = !magic && !SplitKeyValue(words[i]);
+    if (bare && i > 0)
+      return absl::InvalidArgumentError(
+          absl::StrCat("expecting key=value on the command line but got: ", words[i]));
+    result.push_back(bare ? absl::StrCat("script=", words[i]) : words[i]);
+  }
+  return result;
+}
+
+absl::StatusOr<ServePlace> PlaceFor(const NbdkitOptions& options, std::vector<int> activated) {
+  ServePlace place;
+  place.activated = std::move(activated);
+  place.unix_socket = options.unix_socket;
+  place.private_prefix = "/tmp/nbdkit";
+  place.keep_socket = true;
+  place.port = options.port;
+  place.address = options.address;
+  place.family = options.ipv4_only ? AF_INET : options.ipv6_only ? AF_INET6 : AF_UNSPEC;
+  place.every_interface = true;
+  place.single = options.single;
+  place.selinux_label = options.selinux_label;
+  if (options.vsock) {
+    uint32_t port = 0;
+    if (!absl::SimpleAtoi(options.port.value_or("10809"), &port))
+      return absl::InvalidArgumentError(
+          absl::StrCat("--vsock: -p ", *options.port, " is not the number of a port"));
+    place.vsock_port = port;
+  }
+  return place;
+}
+
+ServerOptions ServerOptionsFor(const NbdkitOptions& options, const NbdkitStack& stack) {
+  ServerOptions server;
+  server.name = stack.plugin_name;
+  server.read_only = options.read_only || stack.read_only;
+  server.keepalive = options.keepalive;
+  // nbdkit wakes sleeping requests at once when it ends; real work is waited for in any case.
+  server.stop_grace_ns = 1'000'000'000;
+  server.handshake.oldstyle = options.oldstyle;
+  server.handshake.structured_replies = options.structured_replies;
+  server.handshake.meta_contexts = options.meta_contexts;
+  server.handshake.handshake_flags =
+      static_cast<uint16_t>(server.handshake.handshake_flags & options.mask_handshake);
+  if (options.threads.value_or(0) > 0)
+    server.requests_in_flight_max =
+        std::min<size_t>(*options.threads, limits::kRequestsInFlightMax);
+  return server;
+}
+
+absl::StatusOr<Identity> IdentityFor(const NbdkitOptions& options) {
+  Identity identity;
+  if (options.user) {
+    auto user = FindUser(*options.user);
+    if (!user.ok())
+      return absl::NotFoundError(
+          absl::StrCat("-u option: ", *options.user, " is not a valid user name or uid"));
+    identity.user = *user;
+  }
+  if (options.group) {
+    auto group = FindGroup(*options.group);
+    if (!group.ok())
+      return absl::NotFoundError(
+          absl::StrCat("-g option: ", *options.group, " is not a valid group name or gid"));
+    identity.group = *group;
+  }
+  return identity;
+}
+
+absl::StatusOr<ServePlan> PlanFor(const NbdkitOptions& options, const NbdkitStack& stack,
+                                  std::vector<int> activated) {
+  ServePlan plan;
+  BLK_ASSIGN_OR_RETURN(std::vector<std::string> words,
+                       ConfigWords(stack, std::span(options.words).subspan(1)));
+  BLK_ASSIGN_OR_RETURN(
+      plan.stack, PlanOldCommandLine(AllSpecs(), options.filters, stack.plugin->name(), words));
+  BLK_ASSIGN_OR_RETURN(plan.identity, IdentityFor(options));
+  plan.background = !options.foreground && activated.empty();
+  BLK_ASSIGN_OR_RETURN(plan.place, PlaceFor(options, std::move(activated)));
+  plan.server = ServerOptionsFor(options, stack);
+  if (options.timeout) {
+    BLK_ASSIGN_OR_RETURN(Nanoseconds timeout, ParseDuration(*options.timeout));
+    plan.server.handshake_seconds_max =
+        static_cast<int>(std::chrono::ceil<std::chrono::seconds>(timeout).count());
+  }
+  NbdkitTrace trace = TraceOf(options, stack);
+  if (options.verbose) plan.layer_hook = MakeNbdkitTraceHook(trace, stack.plugin_name);
+  plan.keep_errors = options.verbose;
+  plan.log = options.log;
+  plan.log_name = "nbdkit";
+  plan.export_name = options.export_name;
+  plan.print_uri = options.print_uri;
+  plan.pidfile = options.pidfile;
+  plan.keep_pidfile = true;
+  plan.exit_with_parent = options.exit_with_parent;
+  plan.lock_memory = options.swap;
+  if (options.has_run) {
+    plan.run = [script = options.run](const ServeEndpoint& endpoint) {
+      return RunCommandFor(script, endpoint);
+    };
+    plan.wait_for_run = true;
+    plan.run_ended = [](const ExitStatus& status) {
+      if (status.signal)
+        Refuse(absl::StrCat("external command was killed by signal ", status.signal));
+    };
+  }
+  return plan;
+}
+
 }  // namespace
 
 int NbdkitMain(std::span<const std::string> arguments) {
+  const pid_t parent = getppid();
+  SetLogPrefix("nbdkit: ");
+  std::string notice;
+  auto activated = TakeActivatedSockets(&notice);
+  if (!activated.ok()) return Refuse(activated.status().message());
+  if (!notice.empty()) Refuse(notice);
   NbdkitOptions options;
-  if (auto ended = ParseNbdkitOptions(arguments, /*activated=*/false, &options)) return *ended;
+  if (auto ended = ParseNbdkitOptions(arguments, !activated->empty(), &options)) return *ended;
   if (options.words.empty()) return WithoutPlugin(options);
-  std::fputs("nbdkit: error: under this name blk does not serve yet; use `blk serve`\n", stderr);
-  return EXIT_FAILURE;
+  SetVerbose(options.verbose);
+  SetLogTarget(options.log, "nbdkit");
+  if (auto ended = CheckTls(options)) return *ended;
+  LogDebug("nbdkit ", kNbdkitVersion, " (blk)");
+
+  options.words[0] = NbdkitPluginName(options.words[0]);
+  for (std::string& filter : options.filters) filter = NbdkitFilterName(filter);
+  auto stack = FindNbdkitStack(options.filters, options.words[0]);
+  if (!stack.ok()) return Refuse(stack.status().message());
+  if (options.help || options.version || options.dump_plugin) {
+    std::string text = options.help      ? NbdkitHelp(*stack)
+                       : options.version ? NbdkitVersions(*stack)
+                                         : NbdkitDump(*stack);
+    std::fputs(text.c_str(), stdout);
+    return EXIT_SUCCESS;
+  }
+  if (!CombinationIsRight(options))
+    return Refuse(
+        "--dump-plugin, -p, --run, -s, -U or --vsock options cannot be used in this combination");
+  auto plan = PlanFor(options, *stack, *std::move(activated));
+  if (!plan.ok()) return Fail(plan.status().message());
+  plan->parent = parent;
+  absl::StatusOr<int> ended = RunServer(*std::move(plan));
+  return ended.ok() ? *ended : Fail(ended.status().message());
 }
 
 }  // namespace blk

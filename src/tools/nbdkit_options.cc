@@ -16,7 +16,6 @@
 namespace blk {
 namespace {
 
-constexpr size_t kExportNameBytesMax = 4096;  // NBD_MAX_STRING
 constexpr size_t kUsageColumns = 58;
 
 // What an option without a letter is to getopt.
@@ -236,7 +235,6 @@ class Parser {
       case 'D':
         return TakeDebugFlag(value);
       case 'e':
-        if (std::strlen(value) > kExportNameBytesMax) return Refuse("export name too long");
         options_.export_name = value;
         return std::nullopt;
       case 'g':
@@ -317,13 +315,12 @@ class Parser {
   }
 
   std::optional<int> TakeLog(std::string_view value) {
-    using Log = NbdkitOptions::Log;
     if (value == "stderr") {
-      options_.log = Log::kStderr;
+      options_.log = LogTarget::kStderr;
     } else if (value == "syslog") {
-      options_.log = Log::kSyslog;
+      options_.log = LogTarget::kSyslog;
     } else if (value == "null") {
-      options_.log = Log::kNull;
+      options_.log = LogTarget::kNull;
     } else {
       return Refuse("--log must be \"stderr\", \"syslog\" or \"null\"");
     }

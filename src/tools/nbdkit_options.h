@@ -10,13 +10,14 @@
 #include <string_view>
 #include <vector>
 
+#include "src/tools/serve_engine.h"
+
 namespace blk {
 
 // What scripts compare with: the version whose command line this is.
 inline constexpr std::string_view kNbdkitVersion = "1.32.5";
 
 struct NbdkitOptions {
-  enum class Log { kDefault, kStderr, kSyslog, kNull };
   enum class Tls { kOff, kOn, kRequire };
 
   bool help = false, version = false, dump_plugin = false;
@@ -39,7 +40,7 @@ struct NbdkitOptions {
   bool exit_with_parent = false;
   bool swap = false;
   bool verbose = false;
-  Log log = Log::kDefault;
+  LogTarget log = LogTarget::kDefault;
   bool print_uri = false;
 
   bool read_only = false;

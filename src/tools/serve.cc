@@ -2,16 +2,11 @@
 
 #include <unistd.h>
 
-#include <csignal>
-#include <cstring>
-
 #include "src/backends/registry.h"
 #include "src/backends/stack.h"
 #include "src/core/daemon.h"
-#include "src/core/process.h"
 #include "src/core/trace.h"
-#include "src/proto/uri.h"
-#include "src/tools/server.h"
+#include "src/tools/serve_engine.h"
 
 namespace blk {
 namespace {
@@ -101,90 +96,6 @@ const ParamTable<ServeConfig>& ServeRows() {
   return table;
 }
 
-// Where the server listens, and what a client needs to know.
-struct Endpoint {
-  std::vector<int> fds;
-  std::string unix_path;
-  std::string private_directory;  // removed at the end
-  int port = 0;
-  nbd::Uri uri;
-
-  ~Endpoint() {
-    if (!unix_path.empty()) unlink(unix_path.c_str());
-    if (!private_directory.empty()) rmdir(private_directory.c_str());
-  }
-};
-
-absl::Status ListenOnUnix(const std::string& wanted, Endpoint* endpoint) {
-  std::string path = wanted;
-  if (wanted == "-") {
-    char directory[] = "/tmp/blkXXXXXX";
-    if (!mkdtemp(directory)) return ErrnoError(errno, "cannot make a private directory in /tmp");
-    endpoint->private_directory = directory;
-    path = absl::StrCat(directory, "/socket");
-  }
-  BLK_ASSIGN_OR_RETURN(int fd, ListenUnix(path));
-  endpoint->fds.push_back(fd);
-  if (path[0] != '/') {
-    char* absolute = realpath(path.c_str(), nullptr);
-    if (absolute) path = absolute;
-    std::free(absolute);
-  }
-  endpoint->unix_path = path;
-  endpoint->uri.transport = nbd::Uri::Transport::kUnix;
-  endpoint->uri.socket = path;
-  return absl::OkStatus();
-}
-
-absl::Status ListenOnTcp(const ServeConfig& config, Endpoint* endpoint) {
-  const int family = config.ipv4 ? AF_INET : config.ipv6 ? AF_INET6 : AF_UNSPEC;
-  std::string port = config.port.value_or("10809");
-  if (config.address) {
-    BLK_ASSIGN_OR_RETURN(endpoint->fds, ListenTcp(*config.address, port, family));
-  } else {
-    // Loopback, by its numbers: /etc/hosts may say anything.
-    absl::Status failure;
-    for (const char* address : {"127.0.0.1", "::1"}) {
-      if ((family == AF_INET && *address == ':') || (family == AF_INET6 && *address != ':'))
-        continue;
-      auto fds = ListenTcp(address, port);
-      if (fds.ok()) {
-        endpoint->fds.insert(endpoint->fds.end(), fds->begin(), fds->end());
-        if (port == "0") port = absl::StrCat(LocalPort(fds->front()));
-      } else if (ErrnoOf(fds.status()) != EADDRNOTAVAIL) {  // a machine without IPv6
-        failure = fds.status();
-      }
-    }
-    if (!failure.ok()) return failure;
-    if (endpoint->fds.empty())
-      return absl::NotFoundError("there is no loopback address to listen on");
-  }
-  endpoint->port = LocalPort(endpoint->fds.front());
-  endpoint->uri.host = config.address.value_or(config.ipv6 ? "::1" : "localhost");
-  if (endpoint->uri.host == "0.0.0.0" || endpoint->uri.host == "::" || endpoint->uri.host.empty())
-    endpoint->uri.host = "localhost";
-  endpoint->uri.port = endpoint->port;
-  return absl::OkStatus();
-}
-
-// `activated`: sockets that a superserver opened for us; they replace all others.
-absl::Status Listen(const ServeConfig& config, std::vector<int> activated, Endpoint* endpoint) {
-  endpoint->uri.export_name = config.export_name;
-  endpoint->fds = std::move(activated);
-  if (config.single || !endpoint->fds.empty()) return absl::OkStatus();
-  if (config.vsock_port) {
-    BLK_ASSIGN_OR_RETURN(int fd, ListenVsock(*config.vsock_port));
-    endpoint->fds.push_back(fd);
-    endpoint->uri.transport = nbd::Uri::Transport::kVsock;
-    endpoint->uri.vsock_cid = 1;
-    endpoint->uri.port = *config.vsock_port;
-    return absl::OkStatus();
-  }
-  if (config.unix_socket) return ListenOnUnix(*config.unix_socket, endpoint);
-  if (!config.run.empty() && !config.port && !config.address) return ListenOnUnix("-", endpoint);
-  return ListenOnTcp(config, endpoint);
-}
-
 absl::Status CheckCombination(const ServeConfig& config, bool activated) {
   auto fail = [](std::string_view text) { return absl::InvalidArgumentError(text); };
   int places = config.unix_socket.has_value() + (config.port || config.address) + config.single +
@@ -203,45 +114,18 @@ absl::Status CheckCombination(const ServeConfig& config, bool activated) {
   return absl::OkStatus();
 }
 
-Task<void> StopOnSignal(SignalWatcher* signals, Server* server) {
-  auto signal = co_await signals->Next();
-  if (!signal.ok()) co_return;
-  LogDebug("ended by signal ", *signal);
-  server->Stop();
-}
-
-Command RunCommandFor(const ServeConfig& config, const Endpoint& endpoint) {
-  Command command = ShellCommand(config.run);
+// The program of --run: a shell command with what it needs to know in the environment.
+Command ProgramFor(const std::string& script, const ServeEndpoint& endpoint) {
+  Command command = ShellCommand(script);
   std::string uri = endpoint.uri.ToString();
   command.environment = {{"uri", uri},
                          {"nbd", uri},
                          {"unixsocket", endpoint.unix_path},
                          {"port", endpoint.port ? absl::StrCat(endpoint.port) : ""},
-                         {"exportname", config.export_name}};
+                         {"exportname", endpoint.uri.export_name}};
   PutOurselvesOnPath(&command);
   return command;
 }
-
-Task<void> WaitForCommand(Process* process, Server* server, int* exit_status) {
-  auto status = co_await process->Wait();
-  if (status.ok()) {
-    *exit_status = status->shell_code();
-  } else if (ErrnoOf(status.status()) != ECANCELED) {
-    LogError(absl::StrCat("--run: ", status.status().message()));
-    *exit_status = 1;
-  }
-  server->Stop();
-}
-
-struct ServeJob {
-  const ServeConfig& config;
-  Endpoint& endpoint;
-  LayerPtr layer;
-  SignalWatcher& signals;
-  ReadyNotifier& notifier;
-  LoopPool* loops;
-  int exit_status = 0;
-};
 
 ServerOptions OptionsFor(const ServeConfig& config) {
   ServerOptions options;
@@ -257,38 +141,38 @@ ServerOptions OptionsFor(const ServeConfig& config) {
   return options;
 }
 
-Task<absl::Status> Serve(ServeJob* job) {
-  BLK_CO_RETURN_IF_ERROR(co_await job->layer->Start());
-  LayerExports exports(job->layer);
-  Server server(job->loops, &exports, OptionsFor(job->config));
-  TaskScope scope;
-  scope.Spawn(StopOnSignal(&job->signals, &server));
-  for (int fd : job->endpoint.fds) server.Listen(fd);
-  if (job->config.single) server.ServeOne(dup(STDIN_FILENO), dup(STDOUT_FILENO));
-  if (job->config.print_uri) {
-    std::printf("%s\n", job->endpoint.uri.ToString().c_str());
-    std::fflush(stdout);
+ServePlace PlaceFor(const ServeConfig& config, std::vector<int> activated) {
+  ServePlace place;
+  place.unix_socket = config.unix_socket;
+  place.port = config.port;
+  place.address = config.address;
+  place.family = config.ipv4 ? AF_INET : config.ipv6 ? AF_INET6 : AF_UNSPEC;
+  place.vsock_port = config.vsock_port;
+  place.single = config.single;
+  place.activated = std::move(activated);
+  const bool somewhere =
+      config.unix_socket || config.port || config.address || config.vsock_port || config.single;
+  if (!config.run.empty() && !somewhere) place.unix_socket = "-";
+  return place;
+}
+
+ServePlan PlanFor(const ServeConfig& config, StackPlan stack, std::vector<int> activated) {
+  ServePlan plan;
+  plan.stack = std::move(stack);
+  plan.place = PlaceFor(config, std::move(activated));
+  plan.server = OptionsFor(config);
+  plan.loops = config.threads;
+  plan.export_name = config.export_name;
+  plan.print_uri = config.print_uri;
+  plan.background = config.background;
+  if (!config.pidfile.empty()) plan.pidfile = config.pidfile;
+  plan.exit_with_parent = config.exit_with_parent;
+  if (!config.run.empty()) {
+    plan.run = [script = config.run](const ServeEndpoint& endpoint) {
+      return ProgramFor(script, endpoint);
+    };
   }
-  absl::Status status = job->notifier.Ready();
-  std::unique_ptr<Process> process;
-  if (status.ok() && !job->config.run.empty()) {
-    auto started = StartProcess(RunCommandFor(job->config, job->endpoint));
-    if (started.ok()) {
-      process = *std::move(started);
-      scope.Spawn(WaitForCommand(process.get(), &server, &job->exit_status));
-    } else {
-      status = Annotate(started.status(), "--run");
-    }
-  }
-  if (!status.ok()) server.Stop();
-  absl::Status ended = co_await server.Run();
-  job->signals.Cancel();
-  if (process) process->CancelWait();
-  co_await scope.Join();
-  process.reset();
-  absl::Status stopped = co_await job->layer->Stop();
-  if (status.ok()) status = ended.ok() ? stopped : ended;
-  co_return status;
+  return plan;
 }
 
 int ServeMain(std::span<const std::string> arguments) {
@@ -307,24 +191,12 @@ int ServeMain(std::span<const std::string> arguments) {
   if (!notice.empty()) LogError(notice);
   if (absl::Status status = CheckCombination(config, !activated->empty()); !status.ok())
     return fail(status);
-  auto plan = PlanCommandLine(AllSpecs(), config.filters, *words);
-  if (!plan.ok()) return fail(plan.status());
-  auto notifier = ReadyNotifier::Start({config.background, config.pidfile});
-  if (!notifier.ok()) return fail(notifier.status());
-  if (config.background) {  // the spawner stayed with the process that we were forked from
-    if (absl::Status status = Spawner::Start(); !status.ok()) return fail(status);
-  }
-  auto layer = BuildStack(*std::move(plan));
-  if (!layer.ok()) return fail(layer.status());
-  Endpoint endpoint;
-  if (absl::Status status = Listen(config, *std::move(activated), &endpoint); !status.ok())
-    return fail(status);
-  SignalWatcher signals({SIGINT, SIGTERM, SIGQUIT});
-  if (config.exit_with_parent && !EndWithParent(parent, SIGTERM).ok()) return 0;
-  LoopPool loops(LoopCount(config.threads));
-  ServeJob job{config, endpoint, *std::move(layer), signals, *notifier, &loops};
-  absl::Status status = loops.RunMain(Serve(&job));
-  return status.ok() ? job.exit_status : fail(status);
+  auto stack = PlanCommandLine(AllSpecs(), config.filters, *words);
+  if (!stack.ok()) return fail(stack.status());
+  ServePlan plan = PlanFor(config, *std::move(stack), *std::move(activated));
+  plan.parent = parent;
+  absl::StatusOr<int> ended = RunServer(std::move(plan));
+  return ended.ok() ? *ended : fail(ended.status());
 }
 
 }  // namespace

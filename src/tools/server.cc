@@ -1,5 +1,6 @@
 #include "src/tools/server.h"
 
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -42,6 +43,7 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
     absl::Status status = co_await Serve();
     if (device_) co_await CloseExport();
     if (!status.ok() && !server_.stopping()) {
+      if (!server_.options_.name.empty()) Complain(status.message());
       LogDebug("connection ", number_, ": ended: ", status.message());
     } else {
       LogDebug("connection ", number_, ": ended");
@@ -79,11 +81,14 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
     co_await CloseExport();
     auto device = co_await server_.exports_->Open(MakeArgs(name));
     if (!device.ok()) {
-      LogError(absl::StrCat("cannot open export \"", name, "\": ", device.status().message()));
+      Complain(absl::StrCat("cannot open export \"", name, "\": ", device.status().message()));
       co_return device.status();
     }
     device_ = *std::move(device);
     nbd::ExportInfo info = DescribeExport(*device_, name);
+    // nbdkit says nothing of sizes that no layer has asked for.
+    if (!server_.options_.name.empty() && device_->facts().block == BlockSizes{})
+      info.announce_block_sizes = false;
     if (server_.options_.read_only) {
       info.flags = static_cast<uint16_t>((info.flags | nbd::kFlagReadOnly) &
                                          ~(nbd::kFlagSendTrim | nbd::kFlagSendWriteZeroes |
@@ -96,7 +101,7 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
     if (!device_) co_return;
     DevicePtr device = std::exchange(device_, nullptr);
     absl::Status status = co_await device->Close();
-    if (!status.ok()) LogError(absl::StrCat("connection ", number_, ": close: ", status.message()));
+    if (!status.ok()) Complain(absl::StrCat("close: ", status.message()));
   }
 
   Task<absl::StatusOr<Stream*>> StartTls(Stream*) override {
@@ -115,6 +120,12 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
   bool ShuttingDown() override { return server_.stopping(); }
 
  private:
+  void Complain(std::string_view message) {
+    const std::string& name = server_.options_.name;
+    if (name.empty()) return LogError(absl::StrCat("connection ", number_, ": ", message));
+    LogErrorFrom(absl::StrCat(name, "[", number_, "]"), message);
+  }
+
   absl::Status TakeArena(std::string_view data) {
     int fd = stream_->TakeDescriptor();
     if (fd < 0) return absl::InvalidArgumentError("no descriptor came with the option");
@@ -137,7 +148,7 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
     stream_->KeepDescriptors(server_.options_.shm);
     Loop::TimerId timer = loop_->StartTimer(
         loop_->NowNs() + int64_t{server_.options_.handshake_seconds_max} * 1'000'000'000, [this] {
-          LogError(absl::StrCat("connection ", number_, ": the handshake took too long"));
+          Complain("the handshake took too long");
           stream_->Cancel();
         });
     auto handshake = co_await nbd::RunServerHandshake(reader, *this, server_.options_.handshake);
@@ -145,6 +156,8 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
     stream_->KeepDescriptors(false);
     if (!handshake.ok()) co_return handshake.status();
     if (!handshake->transmission || server_.stopping()) co_return absl::OkStatus();
+    if (!server_.options_.name.empty())  // the line that scripts look for
+      LogDebug("newstyle negotiation: flags: export 0x", absl::Hex(handshake->export_info.flags));
     BLK_CHECK(device_ != nullptr);
 
     MemoryBudget budget(kConnectionBytesMax, &MemoryBudget::Process());
@@ -153,6 +166,11 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
     options.transmission_flags = handshake->export_info.flags;
     options.contexts = std::move(handshake->contexts);
     options.connection = number_;
+    options.requests_in_flight_max = server_.options_.requests_in_flight_max;
+    if (!server_.options_.name.empty())
+      options.request_failed = [this](const absl::Status& failure) {
+        if (ErrnoOf(failure) != ECANCELED) Complain(failure.message());
+      };
     options.budget = &budget;
     options.arena = arena_;
     nbd::ServerSession session(&reader, device_.get(), std::move(options));
@@ -235,6 +253,8 @@ Task<void> Server::AcceptLoop(int fd) {
       close(*connection);
       continue;
     }
+    if (int on = 1; options_.keepalive)
+      (void)setsockopt(*connection, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
     scope_.Spawn(RunConnection(*connection, *connection));
   }
 }

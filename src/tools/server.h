@@ -44,10 +44,15 @@ class LayerExports final : public Exports {
 };
 
 struct ServerOptions {
+  // With a name, errors are logged as nbdkit does: `NAME[CONNECTION]: error: …`, those of requests
+  // too.
+  std::string name;
   nbd::ServerHandshakeOptions handshake;
   bool read_only = false;
   bool shm = true;  // take shared memory that clients on Unix sockets offer
   int handshake_seconds_max = limits::kHandshakeSecondsMax;
+  size_t requests_in_flight_max = limits::kRequestsInFlightMax;  // of a connection
+  bool keepalive = false;                                        // of TCP connections
   int connections_max = limits::kConnectionsMax;
   // How long requests in flight may go on after Stop() before they are cut off.
   int64_t stop_grace_ns = 10'000'000'000;

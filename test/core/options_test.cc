@@ -27,7 +27,7 @@ const ParamTable<Options>& Table() {
                  {.help = "connections at most", .letter = 'C', .min = "1"})
           .Param("request-size", &Options::request_size, {.help = "bytes in a request"})
           .Param("foreground", &Options::foreground, {.help = "do not fork", .letter = 'f'})
-          .Param("flush", &Options::flush, {.help = "do not flush the target at the end"})
+          .Param("flush", &Options::flush, {.help = "flush the target at the end"})
           .Param("filter", &Options::filters, {.help = "put a filter on top", .word = "FILTER"})
           .Param("map", &Options::map,
                  {.help = "print extents",
@@ -116,6 +116,8 @@ TEST_CASE("complaints name the tool and the option") {
         "copy: unknown option `--conections`, did you mean `--connections`?");
   CHECK(Complaint({"--no-fllush"}) ==
         "copy: unknown option `--no-fllush`, did you mean `--no-flush`?");
+  // The letters of `no-` do not make a word of others near.
+  CHECK(Complaint({"--no-flxyz"}) == "copy: unknown option `--no-flxyz`; -h lists them");
   CHECK(Complaint({"--colour"}) == "copy: unknown option `--colour`; -h lists them");
   CHECK(Complaint({"-fz"}) == "copy: unknown option `-z`; -h lists them");
   CHECK(Complaint({"-C"}) == "copy: option `-C` needs a value, N");

@@ -315,7 +315,7 @@ TEST_CASE("the other texts made from rows") {
                                  "fast=false\thurry", "header=\tto send", "level=\thow much",
                                  "level=low\thow much", "level=high\thow much"});
   CHECK(ParamCompletions(FewRows(), ParamStyle::kOption) ==
-        std::vector<std::string>{"-s\ta \"size\"", "--size=\ta \"size\"", "--no-fast\thurry",
+        std::vector<std::string>{"-s\ta \"size\"", "--size=\ta \"size\"", "--no-fast\tdo not hurry",
                                  "--header=\tto send", "--level=\thow much",
                                  "--level=low\thow much", "--level=high\thow much"});
   CHECK(ParamDictionary(FewRows()) ==
@@ -324,7 +324,7 @@ TEST_CASE("the other texts made from rows") {
   CHECK(ParamUsage(FewRows()) == "[size=SIZE] [fast=BOOL] [header=TEXT ...] [level=low|high]");
   CHECK(ParamMan(FewRows(), ParamStyle::kOption) ==
         ".TP\n.B \\-s, \\-\\-size=SIZE\na \"size\" (at least 1; default 1K)\n"
-        ".TP\n.B \\-\\-no\\-fast\nhurry\n"
+        ".TP\n.B \\-\\-no\\-fast\ndo not hurry\n"
         ".TP\n.B \\-\\-header=TEXT\nto send (may be repeated; also \\-\\-h2)\n"
         ".TP\n.B \\-\\-level=low|high\nhow much (default low)\n");
 }

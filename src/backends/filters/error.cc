@@ -48,7 +48,9 @@ class ErrorDevice final : public RequestFilter {
  protected:
   Task<absl::Status> Handle(Request request) override {
     const Chance& chance = chances_[static_cast<int>(request.operation)];
-    if (!Strikes(chance)) return Perform(&below(), request);
+    // A disk that knows no extents is not asked for them, so that question cannot fail.
+    const bool unasked = request.operation == Operation::kExtents && !below().facts().extents;
+    if (unasked || !Strikes(chance)) return Perform(&below(), request);
     std::string text = absl::StrCat("injecting ", strerrorname_np(chance.error), " error into ",
                                     OperationName(request.operation));
     LogDebug("error: ", text);

@@ -1,0 +1,48 @@
+#!/bin/bash
+# blk under the name nbdkit beside the real nbdkit: each line of nbdkit_cases.txt is a command that is run with both, in
+# a folder of its own; standard output, exit status and the files left behind must be the same. A line that begins with
+# `E ` compares standard error as well; `#` begins a comment.
+# shellcheck source=test/interop/lib.sh
+. "$LIB"
+skip_unless_installed nbdkit nbdcopy nbdinfo qemu-io
+
+real=$(command -v nbdkit)
+mkdir real old
+ln -s "$real" real/nbdkit
+ln -s "$(command -v blk)" old/nbdkit
+
+# outcome WHO COMMAND WITH_ERRORS: runs COMMAND in a new folder and prints all that can be compared.
+outcome() (
+  mkdir "$tmp/run"
+  cd "$tmp/run"
+  status=0
+  errors=$tmp/errors
+  PATH=$tmp/$1:$PATH timeout 20 bash -c "$2" >"$tmp/output" 2>"$errors" </dev/null || status=$?
+  cat "$tmp/output"
+  if [ -n "$3" ]; then cat "$errors"; fi
+  echo "status $status"
+  find . -type f -o -type s | sort
+) 2>&1
+
+# What differs by its nature: names of private folders, numbers of processes.
+normalise() { sed -E 's,/tmp/nbdkit[A-Za-z0-9]{6},/tmp/nbdkitXXXXXX,g; s,process [0-9]+,process N,g'; }
+
+cases=0 different=0
+while IFS= read -r line; do
+  case $line in '' | '#'*) continue ;; esac
+  errors=''
+  if [[ $line == 'E '* ]]; then errors=yes line=${line#E }; fi
+  cases=$((cases + 1))
+  outcome real "$line" "$errors" | normalise >expected
+  rm -rf run
+  outcome old "$line" "$errors" | normalise >actual
+  if ! cmp -s expected actual; then
+    different=$((different + 1))
+    printf '%s\n' "$line"
+    diff expected actual | sed 's/^/    /' | head -20 || true
+    sed 's/^/    stderr: /' errors | head -5
+  fi
+  rm -rf run
+done <"${LIB%/*}/nbdkit_cases.txt"
+echo "$cases commands, $different with another outcome"
+[ $different = 0 ]
