@@ -37,6 +37,9 @@ class Spawner {
   // Forks the spawner unless there is one. Also makes this process ignore SIGPIPE: writing to a
   // program that has ended is an error (EPIPE), not death.
   static absl::Status Start();
+  // Nothing more is started (EPERM); what runs goes on. For a process that will serve strangers:
+  // the spawner is outside its sandbox.
+  static absl::Status Close();
   // Programs still running get SIGTERM, then SIGKILL; returns when they and the spawner have ended.
   // main() calls it last; without it the same happens, but after the end of this process.
   static void Stop();

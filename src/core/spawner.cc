@@ -36,6 +36,7 @@ struct State {
   Child children[limits::kProgramsMax];
   size_t count = 0;
   bool parent_watched = false;
+  bool closed = false;                             // the last request has come
   uint32_t user = kSpawnKeep, group = kSpawnKeep;  // of programs
 };
 
@@ -225,6 +226,9 @@ bool TakeRequest(State& state) {
   if (count == 0 && packet.descriptors == 0) {
     if (packet.become_user != kSpawnKeep) state.user = packet.become_user;
     if (packet.become_group != kSpawnKeep) state.group = packet.become_group;
+    state.closed |= packet.last != 0;
+  } else if (state.closed) {
+    if (count > 2) Report(fds[2], kSpawnFork, EPERM);
   } else if (count < kSpawnFixedDescriptors || count != packet.descriptors) {
     // The kernel cuts the list when this process has no numbers left.
     if (count > 2) Report(fds[2], kSpawnFork, EMFILE);

@@ -24,6 +24,7 @@ struct SpawnPacket {
   // Without descriptors: programs started from now on become this user and group. For ever; the
   // spawner stays what it is, so that it may signal those that it has started before.
   uint32_t become_user = kSpawnKeep, become_group = kSpawnKeep;
+  uint32_t last = 0;  // not 0: nothing more is started
 };
 
 // At the start of the memfd. Offsets count from there. Tables hold offsets as 64-bit numbers, which

@@ -54,6 +54,11 @@ absl::Status Fork(Connection& connection) {
   return absl::OkStatus();
 }
 
+absl::Status SendPacket(int socket, const internal::SpawnPacket& packet) {
+  if (send(socket, &packet, sizeof packet, MSG_NOSIGNAL) == sizeof packet) return absl::OkStatus();
+  return ErrnoError(errno, "cannot reach the process that starts programs");
+}
+
 }  // namespace
 
 namespace internal {
@@ -85,9 +90,14 @@ absl::Status Spawner::BecomeForPrograms(const Identity& identity) {
   internal::SpawnPacket packet;
   if (identity.user) packet.become_user = *identity.user;
   if (identity.group) packet.become_group = *identity.group;
-  if (send(socket, &packet, sizeof packet, MSG_NOSIGNAL) != sizeof packet)
-    return ErrnoError(errno, "cannot reach the process that starts programs");
-  return absl::OkStatus();
+  return SendPacket(socket, packet);
+}
+
+absl::Status Spawner::Close() {
+  BLK_ASSIGN_OR_RETURN(int socket, internal::SpawnerSocket());
+  internal::SpawnPacket packet;
+  packet.last = 1;
+  return SendPacket(socket, packet);
 }
 
 }  // namespace blk
