@@ -26,6 +26,9 @@ struct Config {
   int timeout = 30;
   std::vector<std::string> contexts;
   bool shm = true;
+  std::optional<nbd::ClientTls> tls;
+  std::string tls_certificates, tls_psk, tls_username, tls_hostname;
+  bool tls_verify = true;
   std::shared_ptr<Arena> arena;  // a tool's; else one is made for the layer
 };
 
@@ -54,6 +57,16 @@ absl::StatusOr<nbd::Uri> UriOf(const Config& config) {
     }
   }
   if (!config.export_name.empty()) uri.export_name = config.export_name;
+  const auto prefer = [](const std::string& given, std::string& text) {
+    if (!given.empty()) text = given;
+  };
+  prefer(config.tls_certificates, uri.tls_certificates);
+  prefer(config.tls_psk, uri.tls_psk_file);
+  prefer(config.tls_username, uri.tls_username);
+  prefer(config.tls_hostname, uri.tls_hostname);
+  if (!config.tls_verify) uri.tls_verify_peer = false;
+  if (uri.tls && config.tls.value_or(nbd::ClientTls::kRequire) != nbd::ClientTls::kRequire)
+    return absl::InvalidArgumentError("the scheme nbds requires TLS; leave out tls=");
   return uri;
 }
 
@@ -70,6 +83,8 @@ class NbdLayer final : public Layer {
  public:
   NbdLayer(NbdConnectOptions options, Config config)
       : options_(std::move(options)), config_(std::move(config)) {}
+
+  absl::Status Ready() override { return PrepareTls(&options_); }
 
   Task<absl::StatusOr<ExportList>> ListExports(const OpenArgs&) override {
     ExportList list;
@@ -120,7 +135,7 @@ class NbdLayer final : public Layer {
     co_return std::make_shared<NbdDevice>(*std::move(first), connect, config_.connections);
   }
 
-  const NbdConnectOptions options_;
+  NbdConnectOptions options_;  // complete after Ready()
   const Config config_;
   Mutex sharing_;
   DevicePtr shared_;  // guarded by sharing_; with shared=true
@@ -134,6 +149,10 @@ absl::StatusOr<NbdConnectOptions> OptionsOf(const Config& config) {
   options.connect_seconds_max = config.timeout;
   for (const std::string& context : config.contexts) options.contexts.push_back(context);
   if (config.shm) options.arena = config.arena;
+  const bool named = !config.tls_certificates.empty() || !config.tls_psk.empty() ||
+                     !config.tls_username.empty() || !config.tls_hostname.empty() ||
+                     !config.tls_verify;
+  options.tls = config.tls.value_or(named ? nbd::ClientTls::kPrefer : nbd::ClientTls::kOff);
   return options;
 }
 
@@ -192,6 +211,24 @@ const Spec& NbdSpec() {
                  {.help = "further metadata context to ask for", .word = "NAME"})
           .Param("shm", &Config::shm,
                  {.help = "offer a blk server on a Unix socket shared memory for payloads"})
+          .Param("tls", &Config::tls,
+                 {{"off", nbd::ClientTls::kOff},
+                  {"on", nbd::ClientTls::kPrefer},
+                  {"require", nbd::ClientTls::kRequire}},
+                 {.help = "encrypt: never, if the server can, or else fail (default: require for "
+                          "nbds, on when another tls parameter is given)"})
+          .Param("tls-certificates", &Config::tls_certificates,
+                 {.help = "folder with ca-cert.pem, client-cert.pem and client-key.pem",
+                  .word = "DIR",
+                  .path = PathUse::kRead})
+          .Param("tls-psk", &Config::tls_psk,
+                 {.help = "pre-shared keys, lines of USER:HEXKEY",
+                  .word = "FILE",
+                  .path = PathUse::kRead})
+          .Param("tls-username", &Config::tls_username, {.help = "whose pre-shared key"})
+          .Param("tls-hostname", &Config::tls_hostname,
+                 {.help = "name that the server's certificate must have"})
+          .Param("tls-verify", &Config::tls_verify, {.help = "verify the server's certificate"})
           .PrintedExample("nbd://localhost", "the default export of a server on this machine")
           .PrintedExample("nbd(socket=/tmp/sock,export=disk)", "over a Unix socket")
           .Needs(Need::Kind::kNetwork)

@@ -30,8 +30,26 @@ class HandshakeTimer {
   Loop::TimerId id_;
 };
 
-nbd::ClientHandshakeOptions HandshakeOptions(const NbdConnectOptions& options) {
+// Replaces the stream that somebody else owns by a secure one.
+class Upgrade final : public nbd::TlsUpgrade {
+ public:
+  Upgrade(std::shared_ptr<const TlsContext> context, StreamPtr* stream)
+      : context_(std::move(context)), stream_(stream) {}
+  Task<absl::StatusOr<Stream*>> StartTls(Stream*) override {
+    BLK_CO_RETURN_IF_ERROR(co_await TlsContext::Upgrade(context_, stream_));
+    co_return stream_->get();
+  }
+
+ private:
+  const std::shared_ptr<const TlsContext> context_;
+  StreamPtr* const stream_;
+};
+
+nbd::ClientHandshakeOptions HandshakeOptions(const NbdConnectOptions& options,
+                                             nbd::TlsUpgrade* upgrade) {
   nbd::ClientHandshakeOptions result;
+  result.tls = options.uri.tls ? nbd::ClientTls::kRequire : options.tls;
+  result.tls_upgrade = upgrade;
   result.structured_replies = options.structured_replies;
   result.extended_headers = options.extended_headers;
   result.contexts = options.contexts;
@@ -40,10 +58,22 @@ nbd::ClientHandshakeOptions HandshakeOptions(const NbdConnectOptions& options) {
 
 }  // namespace
 
+absl::Status PrepareTls(NbdConnectOptions* options) {
+  const nbd::Uri& uri = options->uri;
+  if (options->tls_context || (!uri.tls && options->tls == nbd::ClientTls::kOff))
+    return absl::OkStatus();
+  TlsClientOptions tls{.certificates = uri.tls_certificates,
+                       .psk_file = uri.tls_psk_file,
+                       .username = uri.tls_username,
+                       .hostname = uri.tls_hostname,
+                       .verify_peer = uri.tls_verify_peer.value_or(true)};
+  // A socket's path or a virtual machine's number is no name that a certificate could have.
+  if (tls.hostname.empty() && uri.transport == nbd::Uri::Transport::kTcp) tls.hostname = uri.host;
+  BLK_ASSIGN_OR_RETURN(options->tls_context, TlsContext::ForClient(tls));
+  return absl::OkStatus();
+}
+
 Task<absl::StatusOr<StreamPtr>> OpenNbdStream(nbd::Uri uri) {
-  if (uri.tls)
-    return absl::StatusOr<StreamPtr>(absl::UnimplementedError(
-        absl::StrCat("this version has no TLS, which ", uri.ToString(), " asks for")));
   switch (uri.transport) {
     case nbd::Uri::Transport::kUnix:
       return ConnectUnix(uri.socket);
@@ -90,9 +120,11 @@ Task<absl::StatusOr<NbdConnection>> ConnectNbd(NbdConnectOptions options) {
 }
 
 Task<absl::StatusOr<NbdConnection>> ConnectNbdOver(StreamPtr stream, NbdConnectOptions options) {
+  BLK_CO_RETURN_IF_ERROR(PrepareTls(&options));
   BufferedReader reader(stream.get());
   HandshakeTimer timer(stream.get(), options.connect_seconds_max);
-  nbd::ClientHandshake handshake(reader, HandshakeOptions(options));
+  Upgrade upgrade(options.tls_context, &stream);
+  nbd::ClientHandshake handshake(reader, HandshakeOptions(options, &upgrade));
   absl::Status started = co_await handshake.Start();
   if (!started.ok()) co_return timer.Explain(started, options.uri);
   bool shares = false;
@@ -121,11 +153,13 @@ Task<absl::StatusOr<NbdConnection>> ConnectNbdOver(StreamPtr stream, NbdConnectO
 }
 
 Task<absl::StatusOr<std::unique_ptr<NbdHandshake>>> NbdHandshake::Open(NbdConnectOptions options) {
+  BLK_CO_RETURN_IF_ERROR(PrepareTls(&options));
   auto result = std::make_unique<NbdHandshake>();
   BLK_CO_ASSIGN_OR_RETURN(result->stream_, co_await OpenNbdStream(options.uri));
   result->reader_ = std::make_unique<BufferedReader>(result->stream_.get());
-  result->handshake_ =
-      std::make_unique<nbd::ClientHandshake>(*result->reader_, HandshakeOptions(options));
+  result->upgrade_ = std::make_unique<Upgrade>(options.tls_context, &result->stream_);
+  result->handshake_ = std::make_unique<nbd::ClientHandshake>(
+      *result->reader_, HandshakeOptions(options, result->upgrade_.get()));
   HandshakeTimer timer(result->stream_.get(), options.connect_seconds_max);
   absl::Status started = co_await result->handshake_->Start();
   if (!started.ok()) co_return timer.Explain(started, options.uri);

@@ -7,6 +7,7 @@
 
 #include "src/backends/nbd_pool.h"
 #include "src/core/stream.h"
+#include "src/core/tls.h"
 #include "src/proto/handshake_client.h"
 #include "src/proto/uri.h"
 
@@ -17,12 +18,18 @@ struct NbdConnectOptions {
   bool structured_replies = true;
   bool extended_headers = true;
   std::vector<std::string> contexts = {std::string(kBaseAllocation)};
-  int connect_seconds_max = 30;  // of the handshake
+  int connect_seconds_max = 30;                             // of the handshake
+  nbd::ClientTls tls = nbd::ClientTls::kOff;                // required whenever the URI says so
+  std::shared_ptr<const TlsContext> tls_context = nullptr;  // PrepareTls() makes it
   // Offered to the server over a Unix socket; null: all payloads go through the socket.
   std::shared_ptr<Arena> arena = nullptr;
 };
 
-// The transport alone.
+// Reads what TLS needs from the files that the URI names, unless that was done or there is no TLS.
+// May block; connecting does it too, but late.
+absl::Status PrepareTls(NbdConnectOptions* options);
+
+// The transport alone, in clear.
 Task<absl::StatusOr<StreamPtr>> OpenNbdStream(nbd::Uri uri);
 
 // Connects and enters the transmission phase of the URI's export.
@@ -52,6 +59,7 @@ class NbdHandshake {
 
  private:
   StreamPtr stream_;
+  std::unique_ptr<nbd::TlsUpgrade> upgrade_;
   std::unique_ptr<BufferedReader> reader_;
   std::unique_ptr<nbd::ClientHandshake> handshake_;
 };

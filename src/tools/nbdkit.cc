@@ -53,10 +53,13 @@ std::string ShellQuote(std::string_view text) {
 // environment.
 Command RunCommandFor(const std::string& script, const ServeEndpoint& endpoint) {
   std::string port = endpoint.port ? absl::StrCat(endpoint.port) : "";
+  nbd::Uri uri = endpoint.uri;  // nbdkit's names no keys
+  uri.tls_certificates.clear();
+  uri.tls_psk_file.clear();
   return ShellCommand(absl::StrCat(
-      "uri=", ShellQuote(endpoint.uri.ToString()), "\nnbd=\"$uri\"\nexportname=",
+      "uri=", ShellQuote(uri.ToString()), "\nnbd=\"$uri\"\nexportname=",
       ShellQuote(endpoint.uri.export_name), "\nunixsocket=", ShellQuote(endpoint.unix_path),
-      "\nport=", ShellQuote(port), " tls=\n", script));
+      "\nport=", ShellQuote(port), "\ntls=", endpoint.tls, "\n", script));
 }
 
 // Prints as nbdkit does for what goes wrong before clients come.
@@ -77,19 +80,37 @@ bool CombinationIsRight(const NbdkitOptions& options) {
            (options.single && options.vsock) || (unix_socket && options.vsock));
 }
 
-// The answer of nbdkit when nothing secret is configured, which is all that this build can say.
-std::optional<int> CheckTls(const NbdkitOptions& options) {
+// The TLS that the options mean, in *tls; an exit status when they cannot be had. As nbdkit, which
+// goes on without TLS unless it is required, or a key file is named.
+std::optional<int> PrepareTls(const NbdkitOptions& options, TlsConfig* tls) {
   using Tls = NbdkitOptions::Tls;
-  const Tls tls = options.tls.value_or(Tls::kOff);
-  if (tls == Tls::kRequire && options.oldstyle)
+  const bool required = options.tls == Tls::kRequire;
+  if (required && options.oldstyle)
     return Refuse("cannot use oldstyle protocol (-o) and require TLS");
-  if (tls == Tls::kOff) return std::nullopt;
-  if (tls == Tls::kRequire || options.tls_certificates || options.tls_psk)
-    return Fail("--tls: this build of blk has no TLS");
-  std::fputs(
-      "nbdkit: warning: --tls=on: this build of blk has no TLS; clients that ask for it are "
-      "refused\n",
-      stderr);
+  tls->tls = nbd::TlsMode::kOff;
+  if (options.tls == Tls::kOff) return std::nullopt;
+  TlsConfig wanted;
+  if (options.tls) wanted.tls = required ? nbd::TlsMode::kRequire : nbd::TlsMode::kOn;
+  wanted.tls_psk = options.tls_psk.value_or("");
+  if (!options.tls_psk) {  // which would take precedence
+    wanted.tls_certificates = options.tls_certificates.value_or("");
+    wanted.tls_verify_peer = options.tls_verify_peer;
+  }
+  const auto ready = PrepareServerTls(wanted);
+  if (ready.ok()) {
+    *tls = wanted;
+    return std::nullopt;
+  }
+  LogDebug("TLS: ", ready.status().message());
+  if (options.tls_psk) return Refuse(ready.status().message());
+  constexpr std::string_view kAdvice =
+      "Try setting ‘--tls-certificates=/path/to/certificates’ or read\n"
+      "the \"TLS\" section in nbdkit(1).";
+  if (required)
+    return Refuse(absl::StrCat("--tls=require but could not load TLS certificates.\n", kAdvice));
+  if (options.tls)
+    Refuse(absl::StrCat("warning: --tls=on but could not load TLS certificates.\n",
+                        "TLS will be disabled and TLS connections will be rejected.\n", kAdvice));
   return std::nullopt;
 }
 
@@ -240,7 +261,8 @@ int NbdkitMain(std::span<const std::string> arguments) {
   if (options.words.empty()) return WithoutPlugin(options);
   SetVerbose(options.verbose);
   SetLogTarget(options.log, "nbdkit");
-  if (auto ended = CheckTls(options)) return *ended;
+  TlsConfig tls;
+  if (auto ended = PrepareTls(options, &tls)) return *ended;
   LogDebug("nbdkit ", kNbdkitVersion, " (blk)");
 
   options.words[0] = NbdkitPluginName(options.words[0]);
@@ -260,6 +282,8 @@ int NbdkitMain(std::span<const std::string> arguments) {
   auto plan = PlanFor(options, *stack, *std::move(activated));
   if (!plan.ok()) return Fail(plan.status().message());
   plan->parent = parent;
+  plan->tls = tls;
+  plan->sandbox = SandboxMode::kOff;  // nbdkit's users may rely on what no layer declares
   absl::StatusOr<int> ended = RunServer(*std::move(plan));
   return ended.ok() ? *ended : Fail(ended.status().message());
 }

@@ -370,7 +370,7 @@ void Parser::PrintConfig() {
       "libdir=/usr/lib/x86_64-linux-gnu\nmandir=/usr/share/man\nname=nbdkit\n"
       "plugindir=/usr/lib/x86_64-linux-gnu/nbdkit/plugins\n"
       "root_tls_certificates_dir=/etc/pki/nbdkit\nsbindir=/usr/bin\nselinux=no\nsysconfdir=/etc\n"
-      "tls=no\nversion=%s\nversion_major=%s\nversion_minor=%s\nzstd=yes\n",
+      "tls=yes\nversion=%s\nversion_major=%s\nversion_minor=%s\nzstd=yes\n",
       binary.c_str(), std::string(kNbdkitVersion).c_str(), std::string(version[0]).c_str(),
       std::string(version[1]).c_str());
 }

@@ -11,7 +11,7 @@
 namespace blk {
 namespace {
 
-struct ServeConfig : CommonOptions {
+struct ServeConfig : CommonOptions, TlsConfig {
   std::vector<std::string> filters;
   std::optional<std::string> unix_socket;
   std::optional<std::string> port;
@@ -35,6 +35,7 @@ struct ServeConfig : CommonOptions {
   int handshake_seconds = limits::kHandshakeSecondsMax;
   bool print_uri = false;
   bool shm = true;
+  SandboxMode sandbox = SandboxMode::kAuto;
 };
 
 const ParamTable<ServeConfig>& ServeRows() {
@@ -91,6 +92,11 @@ const ParamTable<ServeConfig>& ServeRows() {
         .Param("shm", &C::shm,
                {.help = "take shared memory that blk clients on Unix sockets offer"})
         .Param("print-uri", &C::print_uri, {.help = "print the URI when ready"});
+    AddTlsOptions(*rows).Param(
+        "sandbox", &C::sandbox,
+        {{"auto", SandboxMode::kAuto}, {"on", SandboxMode::kOn}, {"off", SandboxMode::kOff}},
+        {.help = "may do only what the disk needs: as far as the kernel can; or fail; or anything",
+         .if_bare = "on"});
     return &AddCommonOptions(*rows);
   }();
   return table;
@@ -122,7 +128,10 @@ Command ProgramFor(const std::string& script, const ServeEndpoint& endpoint) {
                          {"nbd", uri},
                          {"unixsocket", endpoint.unix_path},
                          {"port", endpoint.port ? absl::StrCat(endpoint.port) : ""},
-                         {"exportname", endpoint.uri.export_name}};
+                         {"exportname", endpoint.uri.export_name},
+                         {"tls", endpoint.tls},
+                         {"tls_certificates", endpoint.uri.tls_certificates},
+                         {"tls_psk", endpoint.uri.tls_psk_file}};
   PutOurselvesOnPath(&command);
   return command;
 }
@@ -161,6 +170,8 @@ ServePlan PlanFor(const ServeConfig& config, StackPlan stack, std::vector<int> a
   plan.stack = std::move(stack);
   plan.place = PlaceFor(config, std::move(activated));
   plan.server = OptionsFor(config);
+  plan.tls = config;
+  plan.sandbox = config.sandbox;
   plan.loops = config.threads;
   plan.export_name = config.export_name;
   plan.print_uri = config.print_uri;

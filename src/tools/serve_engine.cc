@@ -176,16 +176,41 @@ Task<absl::Status> Serve(Job* job) {
   co_return status;
 }
 
+// What the layers declared, and what the server itself still has to do: remove its socket, write
+// and remove its pidfile.
+SandboxRules RulesFor(const Job& job, SandboxRules rules) {
+  const ServeEndpoint& endpoint = job.endpoint;
+  if (!endpoint.unix_path.empty() && !endpoint.keep_socket)
+    rules.remove.push_back(endpoint.unix_path);
+  if (!endpoint.private_directory.empty()) rules.remove.push_back(endpoint.private_directory);
+  if (job.plan.pidfile) rules.create.push_back(*job.plan.pidfile);
+  return rules;
+}
+
+// After the last program of our own was started.
+absl::Status EnterSandboxOf(const Job& job, const SandboxRules& needs) {
+  if (job.plan.sandbox == SandboxMode::kOff) return absl::OkStatus();
+  // Inside, no new connection to the system's log can be made.
+  if (job.plan.background) openlog(job.plan.log_name.c_str(), LOG_PID | LOG_NDELAY, LOG_DAEMON);
+  if (!needs.programs) BLK_RETURN_IF_ERROR(Spawner::Close());
+  return Confine(job.plan.sandbox, RulesFor(job, needs));
+}
+
 // From the layers to the moment before loops run.
 absl::Status Prepare(Job* job) {
   ServePlan& plan = job->plan;
   BLK_ASSIGN_OR_RETURN(job->layer, BuildStack(std::move(plan.stack), plan.layer_hook));
+  BLK_ASSIGN_OR_RETURN(const ServerTls tls, PrepareServerTls(plan.tls));
+  plan.server.tls = tls.context;
+  plan.server.handshake.tls = tls.mode;
   if (plan.lock_memory && mlockall(MCL_CURRENT | MCL_FUTURE) < 0)
     return ErrnoError(errno, "--swap: cannot lock our memory");
   job->signals.emplace(
       {SIGINT, SIGTERM, SIGQUIT, SIGHUP});  // from here on there is something to remove
   BLK_RETURN_IF_ERROR(Listen(plan.place, &job->endpoint));
   job->endpoint.uri.export_name = plan.export_name;
+  job->endpoint.tls = TlsVariable(tls);
+  DescribeTls(plan.tls, tls, &job->endpoint.uri);
   if (plan.run) {
     // As the user that we still are. It may connect at once: the socket listens, and loops follow.
     auto process = StartProcess(plan.run(job->endpoint));
@@ -206,7 +231,7 @@ void SetLogTarget(LogTarget target, const std::string& name) {
   static std::string& ident = *new std::string;  // openlog keeps the pointer
   if (target == LogTarget::kSyslog) {
     ident = name;
-    openlog(ident.c_str(), LOG_PID, LOG_DAEMON);
+    openlog(ident.c_str(), LOG_PID | LOG_NDELAY, LOG_DAEMON);
     SetErrorSink([](std::string_view message) {
       syslog(LOG_ERR, "%.*s", static_cast<int>(message.size()), message.data());
     });
@@ -228,11 +253,14 @@ absl::StatusOr<int> RunServer(ServePlan plan) {
   Job job;
   job.plan = std::move(plan);
   job.notifier = &notifier;
+  SandboxRules needs;
+  AddNeeds(job.plan.stack.Needs(), &needs);  // building the stack uses its plan up
   BLK_RETURN_IF_ERROR(Prepare(&job));
   // After the change of user, which would forget it.
   if (job.plan.exit_with_parent && !EndWithParent(job.plan.parent, SIGTERM).ok()) return 0;
   LoopPool loops(LoopCount(job.plan.loops));
   job.loops = &loops;
+  BLK_RETURN_IF_ERROR(EnterSandboxOf(job, needs));
   BLK_RETURN_IF_ERROR(loops.RunMain(Serve(&job)));
   return job.exit_status;
 }

@@ -15,6 +15,8 @@
 #include "src/core/identity.h"
 #include "src/core/process.h"
 #include "src/proto/uri.h"
+#include "src/tools/confine.h"
+#include "src/tools/serve_tls.h"
 #include "src/tools/server.h"
 
 namespace blk {
@@ -45,6 +47,7 @@ struct ServeEndpoint {
   std::string private_directory;
   int port = 0;
   nbd::Uri uri;
+  std::string tls;  // for scripts: "" off, "1" on, "2" required
 };
 
 // Where errors go. The default is standard error, and syslog once in the background.
@@ -56,7 +59,9 @@ struct ServePlan {
   StackPlan stack;
   LayerHook layer_hook;  // may be null
   ServePlace place;
-  ServerOptions server;
+  ServerOptions server;  // but for TLS
+  TlsConfig tls;
+  SandboxMode sandbox = SandboxMode::kAuto;
   int loops = 0;            // 0: one for each processor
   std::string export_name;  // that the URI carries
   bool print_uri = false;

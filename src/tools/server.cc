@@ -105,7 +105,10 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
   }
 
   Task<absl::StatusOr<Stream*>> StartTls(Stream*) override {
-    return absl::StatusOr<Stream*>(absl::UnimplementedError("TLS is not available"));
+    stream_->KeepDescriptors(false);  // no shared memory beside what is secret
+    BLK_CO_RETURN_IF_ERROR(co_await TlsContext::Upgrade(server_.options_.tls, &stream_));
+    tls_ = true;
+    co_return stream_.get();
   }
 
   // docs/shared-memory.md: the client's arena, if it came along and is fit.
@@ -154,7 +157,10 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
     auto handshake = co_await nbd::RunServerHandshake(reader, *this, server_.options_.handshake);
     loop_->CancelTimer(timer);
     stream_->KeepDescriptors(false);
-    if (!handshake.ok()) co_return handshake.status();
+    if (!handshake.ok()) {
+      co_await SayGoodbye();
+      co_return handshake.status();
+    }
     if (!handshake->transmission || server_.stopping()) co_return absl::OkStatus();
     if (!server_.options_.name.empty())  // the line that scripts look for
       LogDebug("newstyle negotiation: flags: export 0x", absl::Hex(handshake->export_info.flags));
@@ -177,8 +183,15 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
     session_ = &session;
     absl::Status status = co_await session.Run();
     session_ = nullptr;
-    stream_->ShutdownWrite();
+    co_await SayGoodbye();
     co_return status;
+  }
+
+  // Over TLS the client's own goodbye is waited for: were it left unread, closing would reset the
+  // connection, and the client could lose our last words.
+  Task<void> SayGoodbye() {
+    stream_->ShutdownWrite();
+    if (server_.options_.tls && !server_.stopping()) co_await Drain(stream_.get());
   }
 
   Task<void> DisconnectSoon(bool hard) {
@@ -189,7 +202,7 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
   OpenArgs MakeArgs(std::string name) {
     return {.export_name = std::move(name),
             .read_only = server_.options_.read_only,
-            .tls = false,
+            .tls = tls_,
             .peer = &stream_->peer(),
             .session = this};
   }
@@ -198,6 +211,7 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
   const uint64_t number_;
   Loop* const loop_;
   StreamPtr stream_;
+  bool tls_ = false;  // stream_ is a TLS one
   DevicePtr device_;
   std::shared_ptr<Arena> arena_;
   nbd::ServerSession* session_ = nullptr;

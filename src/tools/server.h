@@ -14,6 +14,7 @@
 #include "src/core/layer.h"
 #include "src/core/scope.h"
 #include "src/core/sync.h"
+#include "src/core/tls.h"
 #include "src/proto/handshake_server.h"
 
 namespace blk {
@@ -48,6 +49,7 @@ struct ServerOptions {
   // too.
   std::string name;
   nbd::ServerHandshakeOptions handshake;
+  std::shared_ptr<const TlsContext> tls;  // needed unless handshake.tls is off
   bool read_only = false;
   bool shm = true;  // take shared memory that clients on Unix sockets offer
   int handshake_seconds_max = limits::kHandshakeSecondsMax;

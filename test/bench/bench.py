@@ -74,7 +74,7 @@ def load(server, client, fill=None, port=None):
             if fill:
                 run(fill.format(uri=s.uri))
             before = cpu_of(s.pid)
-            result = run(client.format(uri=s.uri))
+            result = run(client.format(uri=s.uri, socket=s.socket))
             server_cpu = cpu_of(s.pid) - before
             report = parse_report(result["text"])
             row = {"wall": result["wall"], "client_cpu": result["cpu"], "server_rss": rss_of(s.pid)}
@@ -122,6 +122,9 @@ def cases(a):
     cached = f"blk serve {{where}} {file}", f"nbdkit {{where}} file {file}"
     qemu_nbd = f"qemu-nbd -f raw -t -e 16 --cache=writeback -k {{socket}} {file}"
     full, squeezed = fill(ram), fill(ram, 70)
+    keys = a.folder + "/keys.psk"
+    tls = f"blk serve {{where}} --tls-psk={keys} memory {ram}", f"nbdkit {{where}} --tls-psk={keys} memory {ram}"
+    secure_uri = f"nbds+unix://bench@/?socket={{socket}}&tls-psk-file={keys}"
 
     def both(pair, client, filled=None):
         return load(pair[0], client, filled), load(pair[1], client, filled)
@@ -161,15 +164,21 @@ def cases(a):
                        "wall cpu", 0.9),
         "raw-to-raw-nbdcopy": ("nbdcopy --flush", whole(f"rm -f {a.folder}/out; blk copy {a.folder}/half.img {a.folder}/out"),
                                whole(f"rm -f {a.folder}/out; nbdcopy --flush {a.folder}/half.img {a.folder}/out"), "wall cpu", 0.9),
+        "tls-server": ("nbdkit, both under nbdcopy", *both(tls, f"nbdcopy '{secure_uri}' null:", full), "wall server_cpu", 1.0),
+        "tls-client": ("nbdcopy, both on nbdkit", load(tls[1], f"blk copy '{secure_uri}' null:", full),
+                       load(tls[1], f"nbdcopy '{secure_uri}' null:", full), "wall client_cpu", 1.0),
+        "tls-write": ("nbdkit, both under nbdcopy", *both(tls, f"nbdcopy {a.folder}/disk.img '{secure_uri}'"), "wall server_cpu", 1.0),
         "start": ("nbdkit", whole("for i in 1 2 3 4 5 6 7 8 9 10; do blk serve null 1M --run true; done"),
                   whole("for i in 1 2 3 4 5 6 7 8 9 10; do nbdkit null 1M --run true; done"), "wall cpu", 0.7),
     }
 
 
 def prepare(a, names):
-    if any(n.startswith("file") for n in names):
+    if any(n.startswith("file") or n == "tls-write" for n in names):
         size = (256 if a.quick else 1024) << 20
         run(f"dd if=/dev/urandom of={a.folder}/disk.img bs=1M count={size >> 20} 2>/dev/null")
+    if any(n.startswith("tls") for n in names):
+        run(f"umask 077; echo bench:$(head -c 32 /dev/urandom | xxd -p -c 64) >{a.folder}/keys.psk")
     if any(n.startswith("raw") for n in names):
         path, gib = f"{a.folder}/half.img", 1 if a.quick else 4
         run(f"truncate -s {gib}G {path}; for i in $(seq 0 2 {gib * 32 - 1}); do dd if=/dev/urandom of={path} bs=1M seek=$((i * 32)) "

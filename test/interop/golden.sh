@@ -19,7 +19,7 @@ keep() {
 keep help.txt 0 blk --help
 keep help.txt 1 blk
 keep list.txt 0 blk list
-for tool in serve copy map info dump hash list help bench; do keep "help-$tool.txt" 0 blk "$tool" --help; done
+for tool in serve copy map info dump hash list help bench tls; do keep "help-$tool.txt" 0 blk "$tool" --help; done
 for name in $(blk list | sed -n 's/^  \([a-z0-9-]*\) .*/\1/p'); do keep "help-name-$name.txt" 0 blk help "$name"; done
 
 # What people mistype.
