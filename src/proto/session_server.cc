@@ -17,6 +17,9 @@ constexpr size_t kBorrowBytesMin = 16 << 10;
 constexpr uint64_t kHoleBytes = 4096;
 // Replies go out when there is so much of them, while the data is still in the processor's cache.
 constexpr uint64_t kFlushBytes = 256 << 10;
+// After so many requests the loop's other connections have their turn: fewer than an honest client
+// has in flight, so that one which floods gets no more of the loop.
+constexpr size_t kRequestsPerTurn = 16;
 constexpr uint32_t kCallFlags = kFua | kFastZero | kNoHole | kRequestOne;
 
 uint32_t CallFlags(uint16_t command_flags) {
@@ -149,10 +152,8 @@ Task<absl::Status> ServerSession::ReadRequests() {
       Task<absl::Status> task = ReadRequest(head_bytes, request, &wants_more);
       BLK_CO_RETURN_IF_ERROR(co_await std::move(task));
       if (pending_.bytes >= kFlushBytes) co_await Drain();
-      // Other connections of this loop have their turn.
-      if (++without_pause >= options_.requests_in_flight_max) {
-        without_pause = 0;
-        StartFlush();
+      if (++without_pause % kRequestsPerTurn == 0) {
+        if (without_pause % limits::kRequestsInFlightMax == 0) StartFlush();
         co_await Yield();
       }
     }
