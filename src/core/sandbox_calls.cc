@@ -255,6 +255,9 @@ absl::StatusOr<std::string> BoundCalls(const SandboxRules& rules) {
   // arguments cannot be seen from here.
   program.FailCall(SYS_clone3, ENOSYS);
   program.AllowCallByBits(SYS_clone, 0, CLONE_THREAD, /*when_zero=*/false);
+  // Signals to ourselves; of others, only whether they are there.
+  program.AllowCallWith(SYS_kill, 0, static_cast<uint32_t>(getpid()));
+  program.AllowCallWith(SYS_kill, 1, 0);
   // No memory becomes code.
   program.AllowCallByBits(SYS_mmap, 2, PROT_EXEC, /*when_zero=*/true);
   program.AllowCallByBits(SYS_mprotect, 2, PROT_EXEC, /*when_zero=*/true);

@@ -12,10 +12,12 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <csignal>
 #include <functional>
 #include <thread>
 
 #include "src/core/descriptor.h"
+#include "src/core/process.h"
 
 namespace blk {
 namespace {
@@ -121,11 +123,30 @@ TEST_CASE("sandbox: no programs, no processes, no new code, no tracing; threads 
     if (ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) != -1 || errno != EPERM) return 7;
     if (syscall(SYS_io_uring_setup, 1, nullptr) != -1 || errno != EPERM) return 8;
     if (syscall(SYS_mount, "a", "/", "tmpfs", 0, nullptr) != -1) return 9;
-    if (kill(getppid(), 0) == 0) return 10;
+    if (kill(getppid(), SIGCONT) != -1 || errno != EPERM) return 10;
+    if (kill(getpid(), SIGCONT) != 0) return 12;
+    if (kill(0x7ffffffe, 0) != -1 || errno != ESRCH) return 13;
     int inside = 0;
     std::thread([&inside] { inside = fork() == -1 ? errno : -1; }).join();
     return inside == EPERM ? 0 : 11;
   });
+}
+
+TEST_CASE("sandbox: the spawner can be told to start nothing more") {
+  const pid_t child = fork();  // a spawner of its own; it stays closed for good
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    const auto before = StartProcess(ShellCommand("read line; exit 3"));
+    if (!before.ok() || !Spawner::Close().ok()) _exit(1);
+    const auto after = StartProcess(ShellCommand("exit 0"));
+    if (after.ok() || ErrnoOf(after.status()) != EPERM) _exit(2);
+    const auto ended = (*before)->WaitBlocking(10'000);  // what runs goes on
+    Spawner::Stop();
+    _exit(ended.ok() && ended->code == 3 ? 0 : 3);
+  }
+  int status = 0;
+  REQUIRE(waitpid(child, &status, 0) == child);
+  CHECK(WEXITSTATUS(status) == 0);
 }
 
 TEST_CASE("sandbox: connections to others only where a layer declared them") {

@@ -44,6 +44,31 @@ done
 expect_status 1 env name=link.img blk serve file dir=folder --run "$get" 2>error.txt
 expect_equal "$(name=link.img blk serve --sandbox=off file dir=folder --run "$get")" 1048576 'the link, without a sandbox'
 
+# Filters with files, sockets, programs and temporary files of their own.
+confined() { timeout 20 blk serve --sandbox=on "$@"; }
+use='blk bench -w 50 -n 40 --length=64K "$uri"'
+expect_equal "$(confined --filter=pause memory 1M "pause-control=$PWD/control" \
+  --run "$use >&2; printf p | socat - UNIX-CONNECT:control | head -c 1")" P 'the answer of pause'
+if [ -e control ]; then fail 'the socket of pause stayed'; fi
+confined --filter=log --filter=stats memory 1M logfile="$PWD/log.txt" statsfile="$PWD/stats.txt" --run "$use" >/dev/null
+expect_match "$(cat log.txt)" 'Write'
+expect_match "$(cat stats.txt)" 'write'
+confined --filter=log memory 1M logscript="echo \$act >>$PWD/script.txt" --run "$use" >/dev/null
+expect_match "$(cat script.txt)" 'Write'
+before=$(sha256sum disk.img)
+TMPDIR=$PWD confined --filter=cow disk.img --run "$use" >/dev/null
+expect_equal "$(sha256sum disk.img)" "$before" 'the disk below cow'
+
+# Events that a filter watches for from inside: a process that ends, a file that comes.
+sleep 1 &
+timeout 20 blk serve --sandbox=on -U "$PWD/gone" "exitwhen(exit-when-process-exits=$!,exit-when-poll=50ms)+memory:1M"
+(sleep 1 && touch come) &
+timeout 20 blk serve --sandbox=on -U "$PWD/gone" "exitwhen(exit-when-file-created=$PWD/come,exit-when-poll=50ms)+memory:1M"
+# A rate that is read again from a file that comes later.
+(sleep 0.5 && echo 100M >rate) &
+blk serve --sandbox=on "rate(rate-file=$PWD/rate)+memory:1M" --run 'for i in 1 2 3 4; do blk dump -n 512 "$uri"; sleep 0.3; done' >/dev/null 2>error.txt
+expect_equal "$(cat error.txt)" '' 'complaints of a filter with a file that comes later'
+
 # What ends up beside the server is removed, in the background too.
 blk serve --fork -P "$PWD/pid" -U "$PWD/socket" file disk.img
 wait_until 5 test -s pid

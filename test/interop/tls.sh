@@ -205,3 +205,5 @@ blk serve --tls=on --tls-certificates=good -U raw.socket memory 1M \
   --run "/usr/bin/python3 -W ignore ${LIB%/*}/tls_raw.py raw.socket good $all" || fail 'tls_raw.py'
 blk serve --tls=require --tls-certificates=good -U raw.socket -e disk memory 1M \
   --run "/usr/bin/python3 -W ignore ${LIB%/*}/tls_raw.py raw.socket good tls13 refused_in_clear export_name_in_clear injected twice" || fail 'tls_raw.py'
+blk serve --tls=require --timeout=1 --tls-certificates=good -U raw.socket memory 1M \
+  --run "/usr/bin/python3 -W ignore ${LIB%/*}/tls_raw.py raw.socket good stalled tls13" || fail 'a stalled TLS handshake'

@@ -181,6 +181,20 @@ def twice():
     assert final(s, ABORT)[0] == ACK
 
 
+def stalled():
+    """A handshake that stops in the middle ends with the time for handshakes, which the script made short."""
+    for beginning in [b"", b"\x16\x03\x01\x02\x00\x01", b"\x16\x03\x01\x00\x01\x01" * 100]:
+        s = plain()
+        s.sendall(option(STARTTLS))
+        assert final(s, STARTTLS)[0] == ACK
+        s.sendall(beginning)
+        try:
+            while s.recv(4096):  # alerts
+                pass
+        except ConnectionError:
+            pass
+
+
 def small_records():
     """An option in records of one byte each."""
     s = secure(plain())
