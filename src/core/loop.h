@@ -69,7 +69,7 @@ class Loop {
  protected:
   // Runs timers that are due; returns the time of the next, or INT64_MAX.
   int64_t RunTimers();
-  virtual void TimersChanged() {}
+  int64_t NextTimerNs() const { return timers_.empty() ? INT64_MAX : timers_.begin()->first.first; }
   static void SetCurrent(Loop* loop);
 
  private:

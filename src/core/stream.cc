@@ -108,13 +108,18 @@ class DescriptorStream final : public Stream {
   }
 
   Task<absl::StatusOr<size_t>> ReadSome(std::span<char> into) override {
-    for (;;) {
+    for (bool wait_first = std::exchange(drained_, false);; wait_first = false) {
       if (cancelled_) co_return ErrnoErrorAsIs(ECANCELED, "the connection was closed");
-      ssize_t got = keep_descriptors_ ? ReceiveWithDescriptor(into)
-                                      : read(read_fd_, into.data(), into.size());
-      if (got >= 0) co_return static_cast<size_t>(got);
-      if (errno == EINTR) continue;
-      if (!WouldBlock(errno)) co_return ErrnoError(errno, "cannot read from the peer");
+      if (!wait_first) {
+        ssize_t got = keep_descriptors_ ? ReceiveWithDescriptor(into)
+                                        : read(read_fd_, into.data(), into.size());
+        if (got >= 0) {
+          drained_ = got > 0 && static_cast<size_t>(got) < into.size() && ShortMeansDrained();
+          co_return static_cast<size_t>(got);
+        }
+        if (errno == EINTR) continue;
+        if (!WouldBlock(errno)) co_return ErrnoError(errno, "cannot read from the peer");
+      }
       if (read_shut_) co_return size_t{0};
       absl::Status ready = co_await read_watch_->Readable();
       if (!ready.ok() && !read_shut_) co_return ready;
@@ -214,6 +219,12 @@ class DescriptorStream final : public Stream {
     return got;
   }
 
+  // A stream socket that gave less than it was asked for had no more: another read now would only
+  // be told so. Where descriptors come along, a read also ends with each of them.
+  bool ShortMeansDrained() const {
+    return socket_ && !keep_descriptors_ && peer_.address.ss_family != AF_VSOCK;
+  }
+
   ssize_t SendSome(std::span<const iovec> parts) {
     if (!socket_) return writev(write_fd_, parts.data(), static_cast<int>(parts.size()));
     if (parts.size() == 1)
@@ -248,6 +259,7 @@ class DescriptorStream final : public Stream {
   int read_fd_, write_fd_;
   bool socket_ = false;
   bool cancelled_ = false, read_shut_ = false, keep_descriptors_ = false;
+  bool drained_ = false;  // the last read left nothing behind
   int received_fd_ = -1;
   Peer peer_;
   std::unique_ptr<Watch> read_watch_, write_watch_;

@@ -6,7 +6,7 @@ minimum and maximum. Lower is better, except for IOPS and throughput. Whatever i
 run; a JSON line a case goes to test/bench/results.jsonl. Wall and CPU time include client and server. Sizes are
 those of the issue's table unless --quick is given.
 """
-import argparse, json, os, shutil, signal, statistics, subprocess, sys, tempfile, time
+import argparse, json, os, shutil, signal, socket, statistics, subprocess, sys, tempfile, time
 
 HZ = os.sysconf("SC_CLK_TCK")
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -89,6 +89,58 @@ def load(server, client, fill=None, port=None):
     return side
 
 
+def idle(server):
+    """A side that only waits: resident KiB of a server nobody has talked to."""
+
+    def side(env):
+        s = Server(server, env.folder)
+        try:
+            time.sleep(0.2)
+            return {"idle_kib": rss_of(s.pid)}
+        finally:
+            s.stop()
+
+    return side
+
+
+def bare_send(block, megabytes, seconds):
+    """What no server of memory can beat: a process that only sends pieces of a large buffer over a Unix socket."""
+
+    def side(env):
+        ours, theirs = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 512 << 10)
+            data = memoryview(bytearray(os.urandom(1 << 20)) * megabytes)
+            blocks, at = len(data) // block, 0
+            try:
+                while True:
+                    at = (at * 1103515245 + 12345) % blocks
+                    theirs.sendall(data[at * block:(at + 1) * block])
+            except OSError:
+                os._exit(0)
+        theirs.close()
+        into, count = memoryview(bytearray(block)), 0
+
+        def receive():
+            left = block
+            while left:
+                left -= ours.recv_into(into[block - left:])
+
+        receive()  # the buffer is filled by now
+        before, start = cpu_of(pid), time.monotonic()
+        while time.monotonic() < start + seconds:
+            receive()
+            count += 1
+        wall, used = time.monotonic() - start, cpu_of(pid) - before
+        ours.close()
+        os.waitpid(pid, 0)
+        return {"server_us": used * 1e6 / count, "iops": count / wall}
+
+    return side
+
+
 def parse_report(text):
     """IOPS and requests from the JSON of fio or of blk bench."""
     if "{" not in text:
@@ -126,6 +178,14 @@ def cases(a):
     tls = f"blk serve {{where}} --tls-psk={keys} memory {ram}", f"nbdkit {{where}} --tls-psk={keys} memory {ram}"
     secure_uri = f"nbds+unix://bench@/?socket={{socket}}&tls-psk-file={keys}"
 
+    many = f"blk bench --json --no-shm -C %d -d 32 -w 50 -s {secs} '{{uri}}'"
+    start = "for i in 1 2 3 4 5 6 7 8 9 10; do %s null 1M --run true; done"
+    half, out = a.folder + "/half.img", a.folder + "/out"
+
+    def convert(command):
+        """A copy to a new file, durable at its end."""
+        return whole(f"rm -f {out}; {command} && sync {out}")
+
     def both(pair, client, filled=None):
         return load(pair[0], client, filled), load(pair[1], client, filled)
 
@@ -154,22 +214,32 @@ def cases(a):
         "memory-256k": ("nbdkit memory", *both(memory, fio("randread", "256k", 16, 1, secs, ram), full), "server_us iops", 1.0),
         "memory-256k-shm": ("fio on nbdkit", load(memory[0], f"blk bench --json -b 256K -d 16 -s {secs} '{{uri}}'", full),
                             load(memory[1], fio("randread", "256k", 16, 1, secs, ram), full), "iops", 3),
+        "memory-256k-send": ("bare send()", load(memory[0], fio("randread", "256k", 16, 1, secs, ram), full),
+                             bare_send(256 << 10, 256 if a.quick else 1024, secs), "server_us", 1.1),
+        "memory-holes-4k": ("nbdkit memory", *both(memory, fio("randread", "4k", 32, 4, secs, ram)), "server_us iops", 0.38),
+        "memory-connections-4": ("blk with 1 connection", load(memory[0], many % 4, full), load(memory[0], many % 1, full), "iops", ">=1"),
+        "memory-connections-16": ("blk with 1 connection", load(memory[0], many % 16, full), load(memory[0], many % 1, full), "iops", ">=1"),
         "zstd-4k-4": ("nbdkit zstd", *both(zstd, fio("randrw", "4k", 32, 4, secs, ram), squeezed), "server_us iops server_rss", 0.35),
         "file-4k-4": ("nbdkit file", *both(cached, fio("randrw", "4k", 32, 4, secs, ram)), "server_us iops", 0.4),
         "file-4k-4-qemu": ("qemu-nbd", load(cached[0], fio("randrw", "4k", 32, 4, secs, ram)),
                            load(qemu_nbd, fio("randrw", "4k", 32, 4, secs, ram)), "server_us iops", 0.2),
         "file-256k": ("nbdkit file", *both(cached, fio("randread", "256k", 16, 1, secs, ram)), "server_us iops", 0.7),
-        "raw-to-raw": ("qemu-img convert", whole(f"rm -f {a.folder}/out; blk copy {a.folder}/half.img {a.folder}/out"),
-                       whole(f"rm -f {a.folder}/out; qemu-img convert -t writeback -W -m 16 -f raw -O raw {a.folder}/half.img {a.folder}/out && sync {a.folder}/out"),
-                       "wall cpu", 0.9),
-        "raw-to-raw-nbdcopy": ("nbdcopy --flush", whole(f"rm -f {a.folder}/out; blk copy {a.folder}/half.img {a.folder}/out"),
-                               whole(f"rm -f {a.folder}/out; nbdcopy --flush {a.folder}/half.img {a.folder}/out"), "wall cpu", 0.9),
         "tls-server": ("nbdkit, both under nbdcopy", *both(tls, f"nbdcopy '{secure_uri}' null:", full), "wall server_cpu", 1.0),
         "tls-client": ("nbdcopy, both on nbdkit", load(tls[1], f"blk copy '{secure_uri}' null:", full),
                        load(tls[1], f"nbdcopy '{secure_uri}' null:", full), "wall client_cpu", 1.0),
         "tls-write": ("nbdkit, both under nbdcopy", *both(tls, f"nbdcopy {a.folder}/disk.img '{secure_uri}'"), "wall server_cpu", 1.0),
-        "start": ("nbdkit", whole("for i in 1 2 3 4 5 6 7 8 9 10; do blk serve null 1M --run true; done"),
-                  whole("for i in 1 2 3 4 5 6 7 8 9 10; do nbdkit null 1M --run true; done"), "wall cpu", 0.7),
+        "raw-to-raw": ("qemu-img convert", convert(f"blk copy {half} {out}"),
+                       convert(f"qemu-img convert -t writeback -W -m 16 -f raw -O raw {half} {out}"), "wall cpu", 0.9),
+        "raw-to-raw-nbdcopy": ("nbdcopy --flush", convert(f"blk copy {half} {out}"),
+                               convert(f"truncate -s $(stat -c %s {half}) {out} && nbdcopy --flush --destination-is-zero {half} {out}"), "wall cpu", 0.9),
+        "raw-to-raw-cp": ("cp --sparse=auto", convert(f"blk copy {half} {out}"),
+                          convert(f"cp --sparse=auto --reflink=never {half} {out}"), "wall cpu", 0.9),
+        "qcow2-to-raw": ("qemu-img convert", convert(f"blk copy -- [ qemu-nbd -r -f qcow2 {half}.qcow2 ] {out}"),
+                         convert(f"qemu-img convert -t writeback -W -m 16 -f qcow2 -O raw {half}.qcow2 {out}"), "wall cpu", 0.9),
+        "qcow2-to-raw-nbdcopy": ("nbdcopy --flush", convert(f"blk copy -- [ qemu-nbd -r -f qcow2 {half}.qcow2 ] {out}"),
+                                 convert(f"nbdcopy --flush -- [ qemu-nbd -r -f qcow2 {half}.qcow2 ] {out}"), "wall cpu", 0.9),
+        "start": ("nbdkit", whole(start % "blk serve"), whole(start % "nbdkit"), "wall cpu", 0.7),
+        "idle": ("nbdkit", idle("blk serve {where} null 1M"), idle("nbdkit {where} null 1M"), "idle_kib", 1.0),
     }
 
 
@@ -179,10 +249,12 @@ def prepare(a, names):
         run(f"dd if=/dev/urandom of={a.folder}/disk.img bs=1M count={size >> 20} 2>/dev/null")
     if any(n.startswith("tls") for n in names):
         run(f"umask 077; echo bench:$(head -c 32 /dev/urandom | xxd -p -c 64) >{a.folder}/keys.psk")
-    if any(n.startswith("raw") for n in names):
+    if any(n.startswith(("raw", "qcow2")) for n in names):
         path, gib = f"{a.folder}/half.img", 1 if a.quick else 4
         run(f"truncate -s {gib}G {path}; for i in $(seq 0 2 {gib * 32 - 1}); do dd if=/dev/urandom of={path} bs=1M seek=$((i * 32)) "
             "count=32 conv=notrunc 2>/dev/null; done")
+    if any(n.startswith("qcow2") for n in names):
+        run(f"test -e {a.folder}/half.img.qcow2 || qemu-img convert -O qcow2 {a.folder}/half.img {a.folder}/half.img.qcow2")
 
 
 def main():

@@ -1,8 +1,10 @@
 #include "src/core/loop.h"
 
 #include <doctest/doctest.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <thread>
 
 #include "src/core/scope.h"
@@ -145,8 +147,82 @@ Task<bool> Echo(std::string path) {
   co_return done&& got == sent&& ErrnoOf(at_end) == ECONNRESET;
 }
 
+// The peer's last bytes and its end arrive together, before or after the reader begins to wait.
+Task<bool> LastBytesThenEnd(bool reader_waits_first) {
+  int ends[2];
+  BLK_CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+  StreamPtr stream = MakeSocketStream(ends[0]);
+  std::jthread peer([&] {
+    if (reader_waits_first) usleep(20'000);
+    BLK_CHECK(write(ends[1], "last", 4) == 4);
+    close(ends[1]);
+  });
+  if (!reader_waits_first) peer.join();
+  char buffer[100];
+  auto bytes = co_await stream->ReadSome(buffer);
+  auto end = co_await stream->ReadSome(buffer);
+  co_return bytes.ok() && *bytes == 4 && end.ok() && *end == 0;
+}
+
+Task<absl::Status> WriteUntilFull(Stream* stream) {
+  std::vector<char> bytes(8 << 20);
+  iovec part{bytes.data(), bytes.size()};
+  co_return co_await stream->WriteAll({&part, 1});
+}
+Task<absl::Status> BlockedWriterMeetsTheEnd() {
+  int ends[2];
+  BLK_CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+  StreamPtr stream = MakeSocketStream(ends[0]);
+  std::jthread peer([fd = ends[1]] {
+    std::vector<char> some(100'000);  // the writer goes on a few times before its peer leaves
+    for (int i = 0; i < 20; ++i) (void)!read(fd, some.data(), some.size());
+    usleep(10'000);
+    close(fd);
+  });
+  co_return co_await WriteUntilFull(stream.get());
+}
+
+Task<void> OffloadOnce(std::atomic<int>* ran) {
+  co_await Loop::Current()->Offload([ran] { ++*ran; });
+}
+Task<int> OffloadMany() {
+  std::atomic<int> ran{0};
+  TaskScope scope;
+  for (int i = 0; i < 1000; ++i) scope.Spawn(OffloadOnce(&ran));
+  co_await scope.Join();
+  co_return ran;
+}
+
+Task<absl::Status> WaitForFile() {
+  FILE* file = tmpfile();
+  auto watch = Loop::Current()->WatchDescriptor(fileno(file));
+  absl::Status status = co_await watch->Readable();
+  watch.reset();
+  fclose(file);
+  co_return status;
+}
+
 }  // namespace
 
+TEST_CASE("a peer's last bytes and its end are both seen when they come together") {
+  for (bool waits_first : {false, true}) {
+    LoopPool pool(1);
+    CHECK(pool.RunMain(LastBytesThenEnd(waits_first)));
+  }
+}
+TEST_CASE("a writer that waits for room learns that its peer has left") {
+  LoopPool pool(1);
+  int error = ErrnoOf(pool.RunMain(BlockedWriterMeetsTheEnd()));
+  CHECK((error == EPIPE || error == ECONNRESET));
+}
+TEST_CASE("more offloaded work than threads is all done") {
+  LoopPool pool(2);
+  CHECK(pool.RunMain(OffloadMany()) == 1000);
+}
+TEST_CASE("waiting for a regular file ends at once") {
+  LoopPool pool(1);
+  CHECK(pool.RunMain(WaitForFile()).ok());
+}
 TEST_CASE("tasks nest, are ready without a frame, and unwind deep chains") {
   LoopPool pool(1);
   CHECK(pool.RunMain(Sum(21)) == 46);

@@ -24,7 +24,7 @@ END
 # Oldstyle: no options, no structured replies, no list; everything else works. nbdinfo must be told nothing.
 port=$(free_port)
 truncate -s 4M oldstyle.img
-blk serve -o -p "$port" file oldstyle.img --run 'sh io.sh'
+blk serve -o -p "$port" file oldstyle.img --run "uri=nbd://127.0.0.1:$port sh io.sh"
 expect_equal "$(jq -c '[.protocol, .structured, .exports[0]."export-size"]' info.json)" '["oldstyle",false,4194304]' \
   'nbdinfo of an oldstyle server'
 expect_same copied.img oldstyle.img 'nbdcopy from an oldstyle server'

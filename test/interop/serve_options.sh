@@ -42,7 +42,9 @@ test ! -e "$(dirname "$(head -n 1 out.txt)")" || fail 'the private folder is lef
 port=$(free_port)
 background tcp blk serve -p "$port" memory 1M
 wait_for_port "$port"
-expect_equal "$(nbdinfo --size "nbd://localhost:$port")" 1048576 '-p'
+if getent hosts localhost >/dev/null; then # a bare root has no /etc/hosts
+  expect_equal "$(nbdinfo --size "nbd://localhost:$port")" 1048576 '-p'
+fi
 expect_equal "$(nbdinfo --size "nbd://127.0.0.1:$port")" 1048576 '-p, by number'
 listening=$(grep -hE ":$(printf %04X "$port") [0-9A-F]+:0000 0A" /proc/net/tcp | awk '{print $2}')
 expect_equal "$listening" "0100007F:$(printf %04X "$port")" 'what the server listens on'

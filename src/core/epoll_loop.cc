@@ -1,0 +1,311 @@
+#include "src/core/epoll_loop.h"
+
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <sys/timerfd.h>
+
+#include <cerrno>
+#include <chrono>
+
+namespace blk {
+namespace {
+
+constexpr int kEventsPerWait = 128;
+// Events that belong to no watch carry these instead of a slot and its generation.
+constexpr uint64_t kWakeEvent = ~uint64_t{0};
+constexpr uint64_t kTimerEvent = ~uint64_t{0} - 1;
+
+}  // namespace
+
+// ---- OffloadPool
+
+OffloadPool::~OffloadPool() {
+  {
+    std::lock_guard lock(mutex_);
+    ending_ = true;
+  }
+  ready_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+void OffloadPool::Post(absl::AnyInvocable<void()> work) {
+  std::lock_guard lock(mutex_);
+  queue_.push_back(std::move(work));
+  if (idle_ >= queue_.size()) return ready_.notify_one();
+  if (threads_.size() < threads_max_) threads_.emplace_back([this] { Work(); });
+}
+
+void OffloadPool::Work() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    ++idle_;
+    ready_.wait(lock, [this] { return !queue_.empty() || ending_; });
+    --idle_;
+    if (queue_.empty()) return;
+    absl::AnyInvocable<void()> work = std::move(queue_.front());
+    queue_.pop_front();
+    lock.unlock();
+    work();
+    work = nullptr;
+    lock.lock();
+  }
+}
+
+// ---- EpollWatch
+
+// Edge-triggered: an event that finds nobody waiting is remembered once, so a waiter may be woken
+// in vain, which its contract allows, but never sleeps through an edge. Regular files cannot be
+// watched and never make anybody wait.
+class EpollWatch final : public Watch {
+ public:
+  EpollWatch(EpollLoop* loop, int fd) : loop_(loop), fd_(fd) {
+    if (!loop->Register(fd, this, &slot_)) error_ = errno;
+  }
+  ~EpollWatch() override {
+    BLK_CHECK(!in_.waiter && !out_.waiter);
+    if (!error_) loop_->Unregister(fd_, slot_);
+  }
+
+  Task<absl::Status> Readable() override { return Wait(&in_); }
+  Task<absl::Status> Writable() override {
+    WatchWriting(true);
+    return Wait(&out_);
+  }
+
+  void Cancel() override {
+    cancelled_ = true;
+    for (Direction* direction : {&in_, &out_})
+      if (direction->waiter) loop_->Post(std::exchange(direction->waiter, nullptr));
+  }
+
+  // May destroy this watch.
+  void Signal(uint32_t events) {
+    std::coroutine_handle<> reader, writer;
+    // The end of a stream may come with its last bytes, and has no edge of its own: then the next
+    // wait ends at once, too.
+    const bool end = events & (EPOLLHUP | EPOLLERR | EPOLLRDHUP);
+    if (end || (events & (EPOLLIN | EPOLLPRI))) reader = in_.Signal(end);
+    if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) {
+      if (!out_.waiter) WatchWriting(false);
+      writer = out_.Signal(end);
+    }
+    if (reader && writer) loop_->Post(std::exchange(writer, nullptr));
+    if (reader) reader.resume();
+    if (writer) writer.resume();
+  }
+
+ private:
+  struct Direction {
+    bool ready = false;
+    std::coroutine_handle<> waiter;
+
+    std::coroutine_handle<> Signal(bool again) {
+      ready = again || !waiter;
+      return std::exchange(waiter, nullptr);
+    }
+  };
+  struct Awaiter {
+    Direction* direction;
+    bool await_ready() const noexcept { return std::exchange(direction->ready, false); }
+    void await_suspend(std::coroutine_handle<> handle) const noexcept {
+      BLK_CHECK(!direction->waiter);
+      direction->waiter = handle;
+    }
+    void await_resume() const noexcept {}
+  };
+
+  // Only while somebody writes more than the kernel takes: a peer that reads makes an event each
+  // time. Switching it on reports what is ready already.
+  void WatchWriting(bool on) {
+    if (error_ || on == writing_) return;
+    writing_ = on;
+    loop_->Modify(fd_, slot_, on);
+  }
+
+  Task<absl::Status> Wait(Direction* direction) {
+    if (error_ == EPERM) return absl::OkStatus();
+    if (error_) return ErrnoError(error_, "cannot watch a descriptor");
+    if (cancelled_) return ErrnoErrorAsIs(ECANCELED, "cancelled");
+    return WaitForEdge(direction);
+  }
+  Task<absl::Status> WaitForEdge(Direction* direction) {
+    co_await Awaiter{direction};
+    if (cancelled_) co_return ErrnoErrorAsIs(ECANCELED, "cancelled");
+    co_return absl::OkStatus();
+  }
+
+  EpollLoop* const loop_;
+  const int fd_;
+  uint32_t slot_ = 0;
+  int error_ = 0;
+  bool cancelled_ = false, writing_ = false;
+  Direction in_, out_;
+};
+
+// ---- EpollLoop
+
+EpollLoop::EpollLoop(OffloadPool* offload)
+    : epoll_(epoll_create1(EPOLL_CLOEXEC)),
+      wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+      timer_(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)),
+      offload_(offload) {
+  BLK_CHECK(epoll_.valid() && wake_.valid() && timer_.valid());
+  BLK_CHECK(getrandom(&random_, sizeof random_, 0) == sizeof random_);
+  epoll_event event{.events = EPOLLIN | EPOLLET, .data = {.u64 = kWakeEvent}};
+  BLK_CHECK(epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &event) == 0);
+  event.data.u64 = kTimerEvent;
+  BLK_CHECK(epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, timer_.get(), &event) == 0);
+}
+
+EpollLoop::~EpollLoop() = default;
+
+void EpollLoop::Run() {
+  SetCurrent(this);
+  for (;;) {
+    RunQueued();
+    if (stopping_) break;
+    RunTimers();
+    WaitForEvents(local_.empty());
+  }
+  SetCurrent(nullptr);
+}
+
+void EpollLoop::Stop() {
+  stopping_ = true;
+  Wake();
+}
+
+void EpollLoop::Wake() {
+  uint64_t one = 1;
+  (void)!write(wake_.get(), &one, sizeof one);
+}
+
+void EpollLoop::Post(std::coroutine_handle<> handle) {
+  if (Current() == this) return local_.push_back(handle);
+  {
+    std::lock_guard lock(mutex_);
+    remote_.push_back(handle);
+  }
+  if (asleep_.exchange(false)) Wake();
+}
+
+// What is posted meanwhile waits for the next turn, after the descriptors had theirs.
+void EpollLoop::RunQueued() {
+  batch_.swap(local_);
+  for (auto handle : batch_) handle.resume();
+  batch_.clear();
+  {
+    std::lock_guard lock(mutex_);
+    batch_.swap(remote_);
+  }
+  for (auto handle : batch_) handle.resume();
+  batch_.clear();
+}
+
+void EpollLoop::WaitForEvents(bool may_sleep) {
+  if (may_sleep) {
+    ArmTimer();
+    asleep_ = true;
+    // A post that came before saw a loop awake.
+    std::lock_guard lock(mutex_);
+    if (!remote_.empty() || stopping_) may_sleep = false;
+  }
+  epoll_event events[kEventsPerWait];
+  int count = epoll_wait(epoll_.get(), events, kEventsPerWait, may_sleep ? -1 : 0);
+  asleep_ = false;
+  for (int i = 0; i < count; ++i) Dispatch(events[i]);
+}
+
+void EpollLoop::Dispatch(const epoll_event& event) {
+  uint64_t ignored;
+  if (event.data.u64 == kWakeEvent) {
+    (void)!read(wake_.get(), &ignored, sizeof ignored);
+  } else if (event.data.u64 == kTimerEvent) {
+    (void)!read(timer_.get(), &ignored, sizeof ignored);
+    armed_ns_ = INT64_MAX;
+  } else {
+    const Slot& slot = slots_[static_cast<uint32_t>(event.data.u64)];
+    if (slot.watch && slot.generation == event.data.u64 >> 32) slot.watch->Signal(event.events);
+  }
+}
+
+// A timer that is armed too early is left: it wakes the loop once in vain.
+void EpollLoop::ArmTimer() {
+  int64_t next_ns = NextTimerNs();
+  if (next_ns >= armed_ns_) return;
+  if (!timer_.valid()) {
+    timer_.Reset(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
+    epoll_event event{.events = EPOLLIN | EPOLLET, .data = {.u64 = kTimerEvent}};
+    BLK_CHECK(timer_.valid() && epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, timer_.get(), &event) == 0);
+  }
+  int64_t at_ns = std::max<int64_t>(next_ns, 1);  // zero would disarm it
+  itimerspec at{.it_interval = {}, .it_value = {at_ns / 1'000'000'000, at_ns % 1'000'000'000}};
+  BLK_CHECK(timerfd_settime(timer_.get(), TFD_TIMER_ABSTIME, &at, nullptr) == 0);
+  armed_ns_ = next_ns;
+}
+
+int64_t EpollLoop::NowNs() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+uint64_t EpollLoop::Random() {  // splitmix64
+  uint64_t z = (random_ += 0x9e3779b97f4a7c15);
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
+  return z ^ (z >> 31);
+}
+
+Task<void> EpollLoop::Offload(absl::AnyInvocable<void()> work) {
+  struct Awaiter {
+    EpollLoop* loop;
+    absl::AnyInvocable<void()>& work;
+    bool await_ready() const noexcept { return false; }
+    void await_suspend(std::coroutine_handle<> handle) {
+      loop->offload_->Post([this, handle] {
+        work();
+        loop->Post(handle);  // the frame may be gone after this
+      });
+    }
+    void await_resume() const noexcept {}
+  };
+  co_await Awaiter{this, work};
+}
+
+std::unique_ptr<Watch> EpollLoop::WatchDescriptor(int fd) {
+  return std::make_unique<EpollWatch>(this, fd);
+}
+
+epoll_event EpollLoop::EventsOf(uint32_t slot, bool writing) const {
+  uint32_t events = EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET;
+  if (writing) events |= EPOLLOUT;
+  return {.events = events, .data = {.u64 = uint64_t{slots_[slot].generation} << 32 | slot}};
+}
+
+bool EpollLoop::Register(int fd, EpollWatch* watch, uint32_t* slot) {
+  if (free_slots_.empty()) {
+    free_slots_.push_back(static_cast<uint32_t>(slots_.size()));
+    slots_.emplace_back();
+  }
+  *slot = free_slots_.back();
+  epoll_event event = EventsOf(*slot, false);
+  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) < 0) return false;
+  free_slots_.pop_back();
+  slots_[*slot].watch = watch;
+  return true;
+}
+
+void EpollLoop::Modify(int fd, uint32_t slot, bool writing) {
+  epoll_event event = EventsOf(slot, writing);
+  BLK_CHECK(epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event) == 0);
+}
+
+void EpollLoop::Unregister(int fd, uint32_t slot) {
+  epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
+  slots_[slot].watch = nullptr;
+  ++slots_[slot].generation;
+  free_slots_.push_back(slot);
+}
+
+}  // namespace blk
