@@ -208,6 +208,10 @@ absl::Status ReadReport(int fd) {
     case internal::kSpawnIdentity:
       return ErrnoError(failure.error, "cannot change its user or group");
     default:
+      if (failure.error == EPERM)  // Spawner::Close()
+        return ErrnoErrorAsIs(EPERM,
+                              "the sandbox lets no more programs be started, since no layer "
+                              "declares that it needs some; --sandbox=off allows them");
       return ErrnoError(failure.error, "cannot start another process");
   }
 }
