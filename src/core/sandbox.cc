@@ -53,7 +53,7 @@ void AddNeeds(std::span<const Need> needs, SandboxRules* rules) {
         rules->network = true;
         break;
       case Need::Kind::kTemporaryFile:
-        rules->create.push_back(TemporaryFolder() + "/new");
+        rules->temporary.push_back(need.what.empty() ? TemporaryFolder() : need.what);
         break;
       case Need::Kind::kProgram:
         rules->programs = true;

@@ -15,15 +15,17 @@
 namespace blk {
 
 struct SandboxRules {
-  std::vector<std::string> read;    // files, or folders with all that is below
-  std::vector<std::string> write;   // the same, to read and write
-  std::vector<std::string> create;  // files to make, write and remove
-  std::vector<std::string> remove;  // files, or empty folders, to remove only
-  bool network = false;             // connections to others; accepting needs no permission
-  bool programs = false;            // a layer starts some, by the spawner
+  std::vector<std::string> read;       // files, or folders with all that is below
+  std::vector<std::string> write;      // the same, to read and write
+  std::vector<std::string> create;     // files to make, write and remove
+  std::vector<std::string> temporary;  // folders in which anything may be made, used and removed
+  std::vector<std::string> remove;     // files, or empty folders, to remove only
+  bool network = false;                // connections to others; accepting needs no permission
+  bool programs = false;               // a layer starts some, by the spawner
 };
 
-// Adds what layers will use. Temporary files mean the folder for them.
+// Adds what layers will use. Temporary files mean the folder that is named, or else the
+// usual one.
 void AddNeeds(std::span<const Need> needs, SandboxRules* rules);
 
 struct SandboxReport {

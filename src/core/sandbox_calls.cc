@@ -161,6 +161,8 @@ constexpr int kAllowed[] = {
     SYS_renameat2,
     SYS_linkat,
     SYS_fchmod,
+    SYS_fchmodat,
+    SYS_symlinkat,
     SYS_umask,
     SYS_utimensat,
 #if defined(__x86_64__)  // the older names of some of the same

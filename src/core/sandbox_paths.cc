@@ -15,11 +15,15 @@ namespace {
 // landlock(7). Written out, since the headers of the machine that compiles may be older than the
 // kernel that runs.
 constexpr uint64_t kWriteFile = 1 << 1, kReadFile = 1 << 2, kReadFolder = 1 << 3,
-                   kRemoveFolder = 1 << 4, kRemoveFile = 1 << 5, kMakeFile = 1 << 8,
-                   kMakeSocket = 1 << 9, kTruncate = 1 << 14, kDeviceControl = 1 << 15;
+                   kRemoveFolder = 1 << 4, kRemoveFile = 1 << 5, kMakeFolder = 1 << 7,
+                   kMakeFile = 1 << 8, kMakeSocket = 1 << 9, kMakeFifo = 1 << 10,
+                   kMakeLink = 1 << 12, kMove = 1 << 13, kTruncate = 1 << 14,
+                   kDeviceControl = 1 << 15;
 constexpr uint64_t kOfFiles = (1 << 0) | kWriteFile | kReadFile | kTruncate | kDeviceControl;
 constexpr uint64_t kRead = kReadFile | kReadFolder;
 constexpr uint64_t kWrite = kRead | kWriteFile | kTruncate | kDeviceControl;
+constexpr uint64_t kAnything = kWrite | kRemoveFolder | kRemoveFile | kMakeFolder | kMakeFile |
+                               kMakeSocket | kMakeFifo | kMakeLink | kMove;
 constexpr uint64_t kBindTcp = 1 << 0, kConnectTcp = 1 << 1;
 constexpr uint64_t kScopeAbstractSocket = 1 << 0, kScopeSignal = 1 << 1;
 constexpr int kVersionQuestion = 1 << 0;
@@ -110,6 +114,8 @@ absl::Status AllowAll(const SandboxRules& rules, Ruleset* ruleset) {
     BLK_RETURN_IF_ERROR(ruleset->Allow(FolderOf(path), entries));
     BLK_RETURN_IF_ERROR(ruleset->Allow(path, kWrite & ~kReadFolder));
   }
+  for (const std::string& path : rules.temporary)
+    BLK_RETURN_IF_ERROR(ruleset->Allow(path, kAnything));
   for (const std::string& path : rules.remove)
     BLK_RETURN_IF_ERROR(ruleset->Allow(FolderOf(path), kRemoveFile | kRemoveFolder));
   if (!rules.network) return absl::OkStatus();
@@ -127,6 +133,7 @@ std::string Describe(const SandboxRules& rules, int version) {
   add("read", rules.read);
   add("write", rules.write);
   add("create", rules.create);
+  add("temporary files in", rules.temporary);
   add("remove", rules.remove);
   absl::StrAppend(&text, rules.network ? ", network" : ", no network",
                   rules.programs ? ", programs" : ", no programs");

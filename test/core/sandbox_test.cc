@@ -106,6 +106,23 @@ TEST_CASE("sandbox: files that layers make, and what the server removes") {
   });
 }
 
+TEST_CASE("sandbox: in a folder for temporary files anything goes, beside it nothing") {
+  const Files files;
+  const std::string& f = files.folder;
+  SandboxRules rules;
+  AddNeeds(std::vector<Need>{{Need::Kind::kTemporaryFile, f + "/in"}}, &rules);
+  CheckInside(rules, [&] {
+    const std::string made = f + "/in/new";
+    if (mkdir(made.c_str(), 0700) != 0) return 1;
+    if (OpenError(made + "/file", O_RDWR | O_CREAT) != 0) return 2;
+    if (rename((made + "/file").c_str(), (f + "/in/moved").c_str()) != 0) return 3;
+    if (unlink((f + "/in/moved").c_str()) != 0) return 4;
+    if (rmdir(made.c_str()) != 0) return 5;
+    if (mkdir((f + "/beside").c_str(), 0700) == 0) return 6;
+    return OpenError(f + "/a/disk", O_RDONLY) == EACCES ? 0 : 7;
+  });
+}
+
 TEST_CASE("sandbox: no programs, no processes, no new code, no tracing; threads and memory work") {
   CheckInside(SandboxRules(), [] {
     char* const arguments[] = {const_cast<char*>("true"), nullptr};
