@@ -1,10 +1,12 @@
 #!/bin/bash
 # blk under the name nbdkit beside the real nbdkit: each line of nbdkit_cases.txt is a command that is run with both, in
 # a folder of its own; standard output, exit status and the files left behind must be the same. A line that begins with
-# `E ` compares standard error as well; `#` begins a comment.
+# `E ` compares standard error as well; one that begins with `> ` goes on with the command; `#` begins a comment.
 # shellcheck source=test/interop/lib.sh
 . "$LIB"
-skip_unless_installed nbdkit nbdcopy nbdinfo qemu-io
+skip_unless_installed nbdkit nbdcopy nbdinfo nbdsh qemu-io tar xxd
+skip_unless_installed /usr/sbin/sfdisk
+skip_unless_python_has nbd python3-libnbd # for nbdsh, which takes the first python3 on PATH
 
 real=$(command -v nbdkit)
 mkdir real old
@@ -17,7 +19,7 @@ outcome() (
   cd "$tmp/run"
   status=0
   errors=$tmp/errors
-  PATH=$tmp/$1:$PATH timeout 20 bash -c "$2" >"$tmp/output" 2>"$errors" </dev/null || status=$?
+  PATH=$tmp/$1:/usr/bin:/usr/sbin:$PATH timeout 20 bash -c "$2" >"$tmp/output" 2>"$errors" </dev/null || status=$?
   cat "$tmp/output"
   if [ -n "$3" ]; then cat "$errors"; fi
   echo "status $status"
@@ -27,9 +29,12 @@ outcome() (
 # What differs by its nature: names of private folders, numbers of processes.
 normalise() { sed -E 's,/tmp/nbdkit[A-Za-z0-9]{6},/tmp/nbdkitXXXXXX,g; s,process [0-9]+,process N,g'; }
 
+# Commands one a line, their line ends as \001.
+commands() { grep -vE '^(#|$)' "${LIB%/*}/nbdkit_cases.txt" | sed -e ':a' -e 'N' -e '$!ba' -e 's/\n> /\x01/g'; }
+
 cases=0 different=0
 while IFS= read -r line; do
-  case $line in '' | '#'*) continue ;; esac
+  line=${line//$'\001'/$'\n'}
   errors=''
   if [[ $line == 'E '* ]]; then errors=yes line=${line#E }; fi
   cases=$((cases + 1))
@@ -43,6 +48,6 @@ while IFS= read -r line; do
     sed 's/^/    stderr: /' errors | head -5
   fi
   rm -rf run
-done <"${LIB%/*}/nbdkit_cases.txt"
+done < <(commands)
 echo "$cases commands, $different with another outcome"
 [ $different = 0 ]

@@ -175,13 +175,15 @@ std::string_view ActionName(Operation operation) {
 std::string ConnectFields(const Device& device, const OpenArgs& args) {
   const Facts& facts = device.facts();
   const bool writes = !facts.read_only && !args.read_only;
+  // Zeroes where no layer cares.
+  const BlockSizes block = facts.block == BlockSizes{} ? BlockSizes{0, 0, 0} : facts.block;
   const int fua = facts.fua == Support::kNone ? 0 : facts.fua == Support::kEmulate ? 1 : 2;
   const int cache = facts.cache == Support::kNone ? 0 : facts.cache == Support::kEmulate ? 1 : 2;
   return absl::StrFormat(
       " export=%s tls=%d size=0x%x minsize=0x%x prefsize=0x%x maxsize=0x%x write=%d flush=%d "
       "rotational=%d trim=%d zero=%d fua=%d extents=%d cache=%d fast_zero=%d",
-      Quoted(args.export_name), args.tls, device.size(), facts.block.minimum, facts.block.preferred,
-      facts.block.maximum, writes, facts.flush, facts.rotational, writes && facts.trim,
+      Quoted(args.export_name), args.tls, device.size(), block.minimum, block.preferred,
+      block.maximum, writes, facts.flush, facts.rotational, writes && facts.trim,
       !writes      ? 0
       : facts.zero ? 2
                    : 1,
