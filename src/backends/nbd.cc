@@ -1,4 +1,9 @@
 // nbd: an export of another NBD server. Parallel-safe: each loop has connections of its own.
+#include <fcntl.h>
+
+#include <cerrno>
+
+#include "src/backends/nbd_captive.h"
 #include "src/backends/nbd_connect.h"
 #include "src/backends/stack.h"
 #include "src/core/spec.h"
@@ -16,6 +21,9 @@ struct Config {
   std::optional<std::string> hostname;
   std::string port = "10809";
   std::optional<uint32_t> vsock;
+  std::string command;  // of a server that is ours
+  std::vector<std::string> arguments;
+  std::optional<int> socket_fd;
   std::string export_name;
   bool dynamic_export = false;
   bool shared = false;
@@ -37,16 +45,21 @@ constexpr uint64_t kArenaBytes = 32 << 20;
 
 absl::StatusOr<nbd::Uri> UriOf(const Config& config) {
   int ways = config.uri.has_value() + config.socket.has_value() + config.hostname.has_value() +
-             config.vsock.has_value();
+             config.vsock.has_value() + !config.command.empty() + config.socket_fd.has_value();
   if (ways != 1)
     return absl::InvalidArgumentError(
-        "say where the server is by exactly one of uri=, socket=, hostname= and vsock=");
+        "say where the server is by exactly one of uri=, socket=, hostname=, vsock=, command= and "
+        "socket-fd=");
   nbd::Uri uri;
   if (config.uri) {
     BLK_ASSIGN_OR_RETURN(uri, nbd::ParseUri(*config.uri));
   } else if (config.socket) {
     uri.transport = nbd::Uri::Transport::kUnix;
     uri.socket = *config.socket;
+  } else if (!config.command.empty()) {
+    uri.transport = nbd::Uri::Transport::kUnix;  // its socket is known when it was started
+  } else if (config.socket_fd) {
+    uri.host = absl::StrCat("socket-fd=", *config.socket_fd);  // for messages
   } else {
     BLK_ASSIGN_OR_RETURN(uri.port, ParseUnsigned(config.port));
     if (config.vsock) {
@@ -84,7 +97,20 @@ class NbdLayer final : public Layer {
   NbdLayer(NbdConnectOptions options, Config config)
       : options_(std::move(options)), config_(std::move(config)) {}
 
-  absl::Status Ready() override { return PrepareTls(&options_); }
+  absl::Status Ready() override {
+    if (config_.socket_fd && fcntl(*config_.socket_fd, F_SETFD, FD_CLOEXEC) < 0)
+      return ErrnoError(errno, absl::StrCat("socket-fd=", *config_.socket_fd));
+    return PrepareTls(&options_);
+  }
+
+  Task<absl::Status> Start() override {
+    if (config_.command.empty()) co_return absl::OkStatus();
+    std::vector<std::string> argv = {config_.command};
+    argv.insert(argv.end(), config_.arguments.begin(), config_.arguments.end());
+    BLK_CO_ASSIGN_OR_RETURN(captive_, co_await CaptiveServer::Start(std::move(argv)));
+    options_.uri.socket = captive_->socket_path();
+    co_return absl::OkStatus();
+  }
 
   Task<absl::StatusOr<ExportList>> ListExports(const OpenArgs&) override {
     ExportList list;
@@ -112,9 +138,11 @@ class NbdLayer final : public Layer {
   }
 
   Task<absl::Status> Stop() override {
-    if (!shared_) co_return absl::OkStatus();
-    DevicePtr device = std::exchange(shared_, nullptr);
-    co_return co_await device->Close();
+    absl::Status status;
+    if (DevicePtr device = std::exchange(shared_, nullptr)) status = co_await device->Close();
+    if (!captive_) co_return status;
+    absl::Status stopped = co_await captive_->Stop();
+    co_return status.ok() ? stopped : status;
   }
 
  private:
@@ -125,18 +153,34 @@ class NbdLayer final : public Layer {
       auto arena = Arena::Create(kArenaBytes);
       if (arena.ok()) options.arena = *std::move(arena);  // without it the socket will do
     }
+    if (config_.socket_fd) co_return co_await ConnectOnce(std::move(options));
     auto connect = [options] { return ConnectNbd(options); };
     auto first = co_await connect();
     for (int i = 0; i < config_.retry && !first.ok(); ++i) {  // for servers that start just now
       BLK_CO_RETURN_IF_ERROR(co_await Loop::Current()->Sleep(1'000'000'000));
       first = co_await connect();
     }
+    if (!first.ok() && captive_) co_return co_await captive_->Explain(first.status());
     if (!first.ok()) co_return first.status();
     co_return std::make_shared<NbdDevice>(*std::move(first), connect, config_.connections);
   }
 
-  NbdConnectOptions options_;  // complete after Ready()
+  // Over the descriptor that was handed to us: there is no second one.
+  Task<absl::StatusOr<DevicePtr>> ConnectOnce(NbdConnectOptions options) {
+    if (std::exchange(socket_used_, true))
+      co_return ErrnoErrorAsIs(ENOTCONN, "the connection of socket-fd= has ended");
+    BLK_CO_ASSIGN_OR_RETURN(NbdConnection first,
+                            co_await ConnectNbdOver(MakeSocketStream(*config_.socket_fd), options));
+    auto none = []() -> Task<absl::StatusOr<NbdConnection>> {
+      return absl::StatusOr<NbdConnection>(ErrnoErrorAsIs(ENOTCONN, "there is one socket only"));
+    };
+    co_return std::make_shared<NbdDevice>(std::move(first), none, /*connections=*/1);
+  }
+
+  NbdConnectOptions options_;  // complete after Start()
   const Config config_;
+  std::unique_ptr<CaptiveServer> captive_;
+  bool socket_used_ = false;
   Mutex sharing_;
   DevicePtr shared_;  // guarded by sharing_; with shared=true
 };
@@ -157,6 +201,7 @@ absl::StatusOr<NbdConnectOptions> OptionsOf(const Config& config) {
 }
 
 absl::StatusOr<LayerPtr> MakeNbd(Config config) {
+  if (!config.command.empty() || config.socket_fd) config.shared = true;
   if (config.shared && config.dynamic_export)
     return absl::InvalidArgumentError("shared=true and dynamic-export=true exclude each other");
   BLK_ASSIGN_OR_RETURN(NbdConnectOptions options, OptionsOf(config));
@@ -177,7 +222,9 @@ void AdjustNbdPlan(StackPlan* plan, int connections, const std::vector<std::stri
 
 std::optional<NbdConnectOptions> NbdServerOf(const StackPlan& plan) {
   if (plan.layers.size() != 1 || plan.layers[0].spec != &NbdSpec()) return std::nullopt;
-  auto options = OptionsOf(*static_cast<const Config*>(plan.layers[0].config.get()));
+  const auto& config = *static_cast<const Config*>(plan.layers[0].config.get());
+  if (!config.command.empty() || config.socket_fd) return std::nullopt;
+  auto options = OptionsOf(config);
   if (!options.ok()) return std::nullopt;  // opening it will say why
   return *std::move(options);
 }
@@ -191,6 +238,11 @@ const Spec& NbdSpec() {
           .Param("hostname", &Config::hostname, {.help = "TCP host"})
           .Param("port", &Config::port, {.help = "TCP or vsock port", .word = "PORT"})
           .Param("vsock", &Config::vsock, {.help = "vsock context id"})
+          .Param("command", &Config::command,
+                 {.help = "start this NBD server, by socket activation", .word = "PROGRAM"})
+          .Param("arg", &Config::arguments, {.help = "an argument of the command"})
+          .Param("socket-fd", &Config::socket_fd,
+                 {.help = "descriptor of a connected socket", .min = "0"})
           .Param("export", &Config::export_name, {.help = "export name", .word = "NAME"})
           .Param("dynamic-export", &Config::dynamic_export,
                  {.help = "pass the client's export name on"})
@@ -231,7 +283,15 @@ const Spec& NbdSpec() {
           .Param("tls-verify", &Config::tls_verify, {.help = "verify the server's certificate"})
           .PrintedExample("nbd://localhost", "the default export of a server on this machine")
           .PrintedExample("nbd(socket=/tmp/sock,export=disk)", "over a Unix socket")
+          .PrintedExample("nbd(command=qemu-nbd,arg=-f,arg=qcow2,arg=disk.qcow2)",
+                          "a server that is started for it")
           .Needs(Need::Kind::kNetwork)
+          .NeedsOf([](const Config& config) {
+            std::vector<Need> needs;
+            if (!config.command.empty())
+              needs = {{Need::Kind::kProgram, config.command}, {Need::Kind::kTemporaryFile, ""}};
+            return needs;
+          })
           .Make([](Config config) { return MakeNbd(std::move(config)); }));
   return spec;
 }

@@ -2,9 +2,9 @@
 
 #include "absl/strings/str_join.h"
 #include "src/backends/file.h"
+#include "src/backends/nbd_captive.h"
 #include "src/backends/nbd_connect.h"
 #include "src/backends/registry.h"
-#include "src/tools/captive.h"
 #include "src/tools/serve.h"
 
 namespace blk {

@@ -1,4 +1,4 @@
-#include "src/tools/captive.h"
+#include "src/backends/nbd_captive.h"
 
 #include <fcntl.h>
 #include <stdlib.h>

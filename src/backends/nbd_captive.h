@@ -1,7 +1,7 @@
 #pragma once
-// A captive server, `[ COMMAND ARGUMENTS… ]`: an NBD server that a tool starts for itself by socket
-// activation (LISTEN_FDS) and ends when done. Any server that knows that protocol will do: nbdkit,
-// qemu-nbd, blk serve.
+// A captive server, `[ COMMAND ARGUMENTS… ]` or `command=` of the backend nbd: an NBD server that a
+// tool or layer starts for itself by socket activation (LISTEN_FDS) and ends when done. Any server
+// that knows that protocol will do: nbdkit, qemu-nbd, blk serve.
 //
 // Threads: made, used and stopped on one loop.
 #include <memory>
@@ -21,6 +21,7 @@ class CaptiveServer {
   // Without Stop(): kills the server and waits for nothing.
   ~CaptiveServer();
 
+  const std::string& socket_path() const { return socket_path_; }
   std::string uri() const;
   const std::string& text() const { return text_; }  // `[ COMMAND ARGUMENTS… ]`
 

@@ -1,4 +1,4 @@
-#include "src/tools/captive.h"
+#include "src/backends/nbd_captive.h"
 
 #include <doctest/doctest.h>
 #include <unistd.h>
