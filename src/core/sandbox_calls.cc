@@ -34,6 +34,7 @@ constexpr int kAllowed[] = {
     SYS_read,
     SYS_write,
     SYS_epoll_pwait,
+    SYS_epoll_pwait2,
     SYS_futex,
     SYS_preadv2,
     SYS_pwritev2,

@@ -11,5 +11,7 @@ namespace blk {
 
 // The name of a user; NotFound.
 absl::StatusOr<std::string> UserName(uid_t uid);
+// The group that it logs in with; NotFound.
+absl::StatusOr<gid_t> GroupOfUser(uid_t uid);
 
 }  // namespace blk

@@ -6,6 +6,7 @@
 #include "src/backends/stack.h"
 #include "src/core/daemon.h"
 #include "src/core/trace.h"
+#include "src/core/users.h"
 #include "src/tools/serve_engine.h"
 
 namespace blk {
@@ -36,6 +37,8 @@ struct ServeConfig : CommonOptions, TlsConfig {
   bool print_uri = false;
   bool shm = true;
   SandboxMode sandbox = SandboxMode::kAuto;
+  std::string user, group;
+  bool swap = false;
 };
 
 const ParamTable<ServeConfig>& ServeRows() {
@@ -92,6 +95,14 @@ const ParamTable<ServeConfig>& ServeRows() {
         .Param("shm", &C::shm,
                {.help = "take shared memory that blk clients on Unix sockets offer"})
         .Param("print-uri", &C::print_uri, {.help = "print the URI when ready"});
+    rows->Param("user", &C::user,
+                {.help = "become this user once sockets, files and keys are open",
+                 .letter = 'u',
+                 .word = "USER"})
+        .Param(
+            "group", &C::group,
+            {.help = "become this group (default: that of --user)", .letter = 'g', .word = "GROUP"})
+        .Param("swap", &C::swap, {.help = "lock our memory, so that it is never swapped out"});
     AddTlsOptions(*rows).Param(
         "sandbox", &C::sandbox,
         {{"auto", SandboxMode::kAuto}, {"on", SandboxMode::kOn}, {"off", SandboxMode::kOff}},
@@ -165,8 +176,24 @@ ServePlace PlaceFor(const ServeConfig& config, std::vector<int> activated) {
   return place;
 }
 
+absl::StatusOr<Identity> IdentityFor(const ServeConfig& config) {
+  Identity identity;
+  if (!config.user.empty()) {
+    BLK_ASSIGN_OR_RETURN(identity.user, FindUser(config.user));
+  }
+  if (!config.group.empty()) {
+    BLK_ASSIGN_OR_RETURN(identity.group, FindGroup(config.group));
+  } else if (identity.user) {
+    const auto own = GroupOfUser(*identity.user);
+    if (!own.ok()) return Annotate(own.status(), "--user without --group");
+    identity.group = *own;
+  }
+  return identity;
+}
+
 ServePlan PlanFor(const ServeConfig& config, StackPlan stack, std::vector<int> activated) {
   ServePlan plan;
+  plan.lock_memory = config.swap;
   plan.stack = std::move(stack);
   plan.place = PlaceFor(config, std::move(activated));
   plan.server = OptionsFor(config);
@@ -204,7 +231,10 @@ int ServeMain(std::span<const std::string> arguments) {
     return fail(status);
   auto stack = PlanCommandLine(AllSpecs(), config.filters, *words);
   if (!stack.ok()) return fail(stack.status());
+  const auto identity = IdentityFor(config);
+  if (!identity.ok()) return fail(identity.status());
   ServePlan plan = PlanFor(config, *std::move(stack), *std::move(activated));
+  plan.identity = *identity;
   plan.parent = parent;
   absl::StatusOr<int> ended = RunServer(std::move(plan));
   return ended.ok() ? *ended : fail(ended.status());
