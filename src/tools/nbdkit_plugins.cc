@@ -37,7 +37,7 @@ constexpr PluginFacts kPluginFacts[] = {
      "file_blksszget=yes file_blkzeroout=yes file_falloc_fl_punch_hole=yes "
      "file_falloc_fl_zero_range=yes"},
     {"nbd", kEverything,
-     "libnbd_version=1.14.2 libnbd_tls=0 libnbd_uri=1 libnbd_vsock=1 "
+     "libnbd_version=1.14.2 libnbd_tls=1 libnbd_uri=1 libnbd_vsock=1 "
      "libnbd_dynamic_list=1"},
     {"null", "can_fast_zero can_fua can_multi_conn can_cache pwrite flush trim zero extents", ""},
     {"full", "can_multi_conn can_cache pwrite trim extents", ""},
