@@ -22,9 +22,10 @@ constexpr bool kSanitized = true;  // they open, map and start what no layer dec
 constexpr bool kSanitized = false;
 #endif
 
-std::string TemporaryFolder() {
+// Large files go to the first, sockets (whose paths must be short) to the second.
+std::vector<std::string> TemporaryFolders() {
   const char* folder = getenv("TMPDIR");
-  return folder == nullptr || *folder == '\0' ? "/var/tmp" : folder;
+  return {folder == nullptr || *folder == '\0' ? "/var/tmp" : folder, "/tmp"};
 }
 
 // Notes in `text` what became of one half; whether it is in force.
@@ -53,7 +54,12 @@ void AddNeeds(std::span<const Need> needs, SandboxRules* rules) {
         rules->network = true;
         break;
       case Need::Kind::kTemporaryFile:
-        rules->temporary.push_back(need.what.empty() ? TemporaryFolder() : need.what);
+        if (!need.what.empty()) {
+          rules->temporary.push_back(need.what);
+        } else {
+          for (std::string& folder : TemporaryFolders())
+            rules->temporary.push_back(std::move(folder));
+        }
         break;
       case Need::Kind::kProgram:
         rules->programs = true;

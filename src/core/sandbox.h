@@ -25,7 +25,7 @@ struct SandboxRules {
 };
 
 // Adds what layers will use. Temporary files mean the folder that is named, or else the
-// usual one.
+// usual ones.
 void AddNeeds(std::span<const Need> needs, SandboxRules* rules);
 
 struct SandboxReport {

@@ -80,6 +80,9 @@ kill "$pid"
 timeout 10 tail --pid="$pid" -f /dev/null
 if [ -e pid ] || [ -e socket ]; then fail 'the pidfile or the socket stayed'; fi
 
+# A server of its own behind the proxy, started from inside; stacks without programs cannot do that.
+confined nbd command=nbdkit arg=-f arg=memory arg=1M --run 'blk dump -n 512 "$uri"' >/dev/null
+
 # A proxy may connect, others may not.
 blk serve memory 1M --run 'blk serve -v nbd uri="$uri" --run "blk copy \"\$uri\" null:"' 2>error.txt
 expect_match "$(cat error.txt)" 'sandbox: .*, network, no programs;'
