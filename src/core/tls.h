@@ -57,7 +57,7 @@ class TlsContext {
  private:
   friend class TlsStream;
   explicit TlsContext(bool server);
-  absl::Status UseServerCertificates(const TlsServerOptions& options);
+  absl::Status UseServerCertificates(const std::string& folder, bool verify_peer);
   absl::Status UseClientCertificates(const TlsClientOptions& options);
   absl::Status UseCertificate(const std::string& certificate, const std::string& key);
   absl::Status TrustFolder(const std::string& folder);

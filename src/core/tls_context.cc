@@ -119,6 +119,14 @@ std::vector<std::string> DefaultCertificateFolders(bool server) {
   return {absl::StrCat(home, "/.pki/", program), absl::StrCat(home, "/.config/pki/", program)};
 }
 
+static absl::StatusOr<std::string> DefaultServerCertificates() {
+  for (std::string& folder : DefaultCertificateFolders(/*server=*/true))
+    if (Exists(folder + "/server-cert.pem")) return std::move(folder);
+  return absl::NotFoundError(
+      "TLS needs a certificate or pre-shared keys: give --tls-certificates=DIR or "
+      "--tls-psk=FILE; `blk tls init DIR` makes them");
+}
+
 TlsContext::TlsContext(bool server) : server_(server) {
   tls::StartOpenSsl();
   context_ = SSL_CTX_new(server ? TLS_server_method() : TLS_client_method());
@@ -145,9 +153,15 @@ TlsContext::~TlsContext() { SSL_CTX_free(context_); }
 
 absl::StatusOr<std::shared_ptr<const TlsContext>> TlsContext::ForServer(
     const TlsServerOptions& options) {
+  // The folder comes first: starting OpenSSL takes as long as everything else a small server does,
+  // and most servers have no certificates.
+  std::string folder = options.certificates;
+  if (options.psk_file.empty() && folder.empty()) {
+    BLK_ASSIGN_OR_RETURN(folder, DefaultServerCertificates());
+  }
   std::shared_ptr<TlsContext> context(new TlsContext(/*server=*/true));
   if (options.psk_file.empty()) {
-    BLK_RETURN_IF_ERROR(context->UseServerCertificates(options));
+    BLK_RETURN_IF_ERROR(context->UseServerCertificates(folder, options.verify_peer));
     return context;
   }
   if (options.verify_peer)
@@ -177,19 +191,9 @@ absl::StatusOr<std::shared_ptr<const TlsContext>> TlsContext::ForClient(
   return context;
 }
 
-absl::Status TlsContext::UseServerCertificates(const TlsServerOptions& options) {
-  std::string folder = options.certificates;
-  if (folder.empty()) {
-    for (const std::string& candidate : DefaultCertificateFolders(/*server=*/true)) {
-      if (folder.empty() && Exists(candidate + "/server-cert.pem")) folder = candidate;
-    }
-  }
-  if (folder.empty())
-    return absl::NotFoundError(
-        "TLS needs a certificate or pre-shared keys: give --tls-certificates=DIR or "
-        "--tls-psk=FILE; `blk tls init DIR` makes them");
+absl::Status TlsContext::UseServerCertificates(const std::string& folder, bool verify_peer) {
   BLK_RETURN_IF_ERROR(UseCertificate(folder + "/server-cert.pem", folder + "/server-key.pem"));
-  if (!options.verify_peer) return absl::OkStatus();
+  if (!verify_peer) return absl::OkStatus();
   SSL_CTX_set_verify(context_, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, nullptr);
   return TrustFolder(folder);
 }
