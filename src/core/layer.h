@@ -10,18 +10,41 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/functional/any_invocable.h"
 #include "src/core/device.h"
 #include "src/core/stream.h"
 
 namespace blk {
 
-// What a layer may do to the connection that opened it. Any loop.
+// The server around a stack. Any loop.
+class ServerControl {
+ public:
+  virtual ~ServerControl() = default;
+  // No new clients; the server ends when those that are there have been answered.
+  virtual void ShutdownServer() = 0;
+};
+
+// What a layer may do to the connection that opened it. Any loop, AtEnd() on that of the
+// connection.
 class Session {
  public:
   virtual ~Session() = default;
   enum class Disconnect { kSoft, kHard };  // after the replies in flight; at once
   virtual void RequestDisconnect(Disconnect how) = 0;
   virtual void ShutdownServer() = 0;
+  // `work` is done when the client has left and all that it opened is closed. (It may open several
+  // devices, one after the other, before it decides.)
+  void AtEnd(absl::AnyInvocable<Task<void>()> work) { at_end_.push_back(std::move(work)); }
+
+ protected:
+  // Once, last.
+  Task<void> RunAtEnd() {
+    for (auto& work : at_end_) co_await work();
+    at_end_.clear();
+  }
+
+ private:
+  std::vector<absl::AnyInvocable<Task<void>()>> at_end_;
 };
 
 struct OpenArgs {
@@ -56,6 +79,8 @@ class Layer {
   // All parameters are in: check them together, open what must exist. Errors reach the terminal
   // before anything starts.
   virtual absl::Status Ready() { return absl::OkStatus(); }
+  // Before Start(), in a server only; lives until Stop() has returned.
+  virtual void AttachServer(ServerControl*) {}
   // Loops run; the sandbox is not yet on.
   virtual Task<absl::Status> Start() { return absl::OkStatus(); }
   // A client has connected and nothing was said; an error sends it away.
@@ -76,6 +101,7 @@ using LayerPtr = std::shared_ptr<Layer>;
 class FilterLayer : public Layer {
  public:
   explicit FilterLayer(LayerPtr below) : below_(std::move(below)) {}
+  void AttachServer(ServerControl* server) override { below_->AttachServer(server); }
   Task<absl::Status> Start() override { return below_->Start(); }
   Task<absl::Status> Preconnect(const Peer& peer) override { return below_->Preconnect(peer); }
   Task<absl::StatusOr<ExportList>> ListExports(const OpenArgs& args) override {

@@ -47,6 +47,14 @@ void LogErrorFrom(std::string_view who, std::string_view message) {
 void LogDebugFrom(std::string_view who, std::string_view message) {
   if (Verbose()) Emit(absl::StrCat(Prefix(), who, ": debug: ", message));
 }
+void LogWarning(std::string_view message) {
+  if (ErrorSink()) return ErrorSink()(absl::StrCat("warning: ", message));
+  Emit(absl::StrCat(Prefix(), "warning: ", message));
+}
+void LogNote(std::string_view message) {
+  if (ErrorSink()) return ErrorSink()(message);
+  Emit(absl::StrCat(Prefix(), message));
+}
 void LogDebugLine(std::string_view message) { Emit(absl::StrCat(Prefix(), "debug: ", message)); }
 
 }  // namespace blk

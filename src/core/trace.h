@@ -1,6 +1,6 @@
 #pragma once
-// The log: errors always, debug messages with -v. One line a call, to standard error (or where a
-// sink takes it). Any thread.
+// The log: errors, warnings and notes always, debug messages with -v. One line a call, to standard
+// error (or where a sink takes it). Any thread.
 #include <functional>
 #include <string_view>
 
@@ -12,8 +12,8 @@ void SetVerbose(bool verbose);
 bool Verbose();
 // Every line, with its end of line, goes to `sink` instead. Before threads start.
 void SetLogSink(std::function<void(std::string_view line)> sink);
-// Errors, without prefix and end of line, go to `sink` instead (syslog has its own prefix). Debug
-// messages stay where they are. Before threads start.
+// Errors, warnings and notes, without prefix and end of line, go to `sink` (syslog has its own).
+// Debug messages stay where they are. Before threads start.
 void SetErrorSink(std::function<void(std::string_view message)> sink);
 // "blk: " by default; "nbdkit: " under that name.
 void SetLogPrefix(std::string_view prefix);
@@ -22,6 +22,9 @@ void LogError(std::string_view message);
 // `who` stands before the message: the part of the program, the connection.
 void LogErrorFrom(std::string_view who, std::string_view message);
 void LogDebugFrom(std::string_view who, std::string_view message);
+void LogWarning(std::string_view message);
+// What somebody asked to be told.
+void LogNote(std::string_view message);
 void LogDebugLine(std::string_view message);
 
 template <typename... Args>

@@ -148,9 +148,10 @@ Task<void> WaitForProgram(Job* job, Server* server) {
 
 Task<absl::Status> Serve(Job* job) {
   const ServePlan& plan = job->plan;
-  BLK_CO_RETURN_IF_ERROR(co_await job->layer->Start());
   LayerExports exports(job->layer);
   Server server(job->loops, &exports, plan.server);
+  job->layer->AttachServer(&server);
+  BLK_CO_RETURN_IF_ERROR(co_await job->layer->Start());
   TaskScope scope;
   scope.Spawn(StopOnSignal(job, &server));
   for (int fd : job->endpoint.fds) server.Listen(fd);

@@ -41,7 +41,8 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
     stream_ = std::move(stream);
     LogDebug("connection ", number_, ": from ", stream_->peer().text);
     absl::Status status = co_await Serve();
-    if (device_) co_await CloseExport();
+    co_await CloseExport();
+    co_await RunAtEnd();
     if (!status.ok() && !server_.stopping()) {
       if (!server_.options_.name.empty()) Complain(status.message());
       LogDebug("connection ", number_, ": ended: ", status.message());

@@ -60,10 +60,10 @@ struct ServerOptions {
   int64_t stop_grace_ns = 10'000'000'000;
 };
 
-class Server {
+class Server final : public ServerControl {
  public:
   Server(LoopPool* loops, Exports* exports, ServerOptions options);
-  ~Server();
+  ~Server() override;
 
   // Takes a listening descriptor and accepts on it until Stop().
   void Listen(int fd);
@@ -77,6 +77,7 @@ class Server {
   // the grace they are cut off. Any loop, idempotent.
   void Stop();
   bool stopping() const { return stopping_.load(); }
+  void ShutdownServer() override { Stop(); }
 
  private:
   class Connection;

@@ -189,7 +189,31 @@ def cases(a):
     def both(pair, client, filled=None):
         return load(pair[0], client, filled), load(pair[1], client, filled)
 
+    def filtered(program, filters, words):
+        return f"{program} {{where}} {' '.join('--filter=' + f for f in filters.split())} {words}"
+
+    def ten(program):
+        return filtered(program, "nofilter " * 10, f"memory {ram}")
+
+    def ahead(filters, client):
+        words = f"pattern {'32M' if a.quick else '128M'} rdelay=5ms"
+        return tuple(load(filtered(program, filters + " cache delay", words), client) for program in ("blk serve", "nbdkit"))
+
+    store = tuple(filtered(p, "{}", f"memory {ram}") for p in ("blk serve", "nbdkit"))
+    cow, cache = (tuple(c.replace("--filter={}", f"--filter={f}") for c in store) for f in ("cow", "cache"))
+    convert, copy = f"rm -f {a.folder}/out; qemu-img convert -f raw -O raw '{{uri}}' {a.folder}/out", "blk copy '{uri}' null:"
+
     return {
+        "ten-filters-4k": ("blk without filters", *both((ten("blk serve"), memory[0]), fio("randrw", "4k", 32, 1, secs, ram), full),
+                           "server_us iops", 1.1),
+        "ten-filters-4k-nbdkit": ("(nbdkit with / without)", *both((ten("nbdkit"), memory[1]), fio("randrw", "4k", 32, 1, secs, ram), full),
+                                  "server_us iops", "-"),
+        "cow-hits-4k": ("nbdkit cow", *both(cow, fio("randrw", "4k", 32, 4, secs, ram), full), "server_us iops", 2),
+        "cache-hits-4k": ("nbdkit cache", *both(cache, fio("randrw", "4k", 32, 4, secs, ram), full), "server_us iops", 2),
+        "readahead-qemu-img": ("nbdkit readahead", *ahead("readahead", convert), "wall", 1.0),
+        "readahead-blk-copy": ("nbdkit readahead", *ahead("readahead", copy), "wall", 1.0),
+        "scan-qemu-img": ("nbdkit scan", *ahead("scan", convert), "wall", 1.0),
+        "scan-blk-copy": ("nbdkit scan", *ahead("scan", copy), "wall", 1.0),
         "sparse-copy": ("nbdkit + nbdcopy", whole(blk_copy % ""), whole(nbdkit_copy), "wall cpu", 0.25),
         "sparse-copy-no-shm": ("nbdkit + nbdcopy", whole(blk_copy % "--no-shm"), whole(nbdkit_copy), "wall cpu", 0.9),
         "sparse-copy-tcp": ("the same over TCP",

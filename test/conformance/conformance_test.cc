@@ -216,6 +216,25 @@ TEST_CASE("files keep the contract") {
   Try(Plain(absl::StrCat("file(dir=", directory.path(), ")"), "disk"));
 }
 
+// A disk with one partition of 131 sectors behind 3 others, in a table of the old kind.
+std::string DiskWithPartition(const std::string& path) {
+  SomeFile(path, 140 * 512 + 100, 4);
+  std::fstream disk(path, std::ios::in | std::ios::out | std::ios::binary);
+  const char entry[16] = {0, 0, 0, 0, char(0x83), 0, 0, 0, 3, 0, 0, 0, char(131), 0, 0, 0};
+  disk.seekp(446).write(std::string(64, '\0').data(), 64);
+  disk.seekp(446).write(entry, sizeof entry);
+  disk.seekp(510).write("\x55\xaa", 2);
+  return path;
+}
+
+TEST_CASE("partitions keep the contract") {
+  TemporaryDirectory directory;
+  const std::string disk = directory.path() + "/disk";
+  Try(Plain("partition(partition=1)+" + DiskWithPartition(disk)));
+  Try(Plain("cow+partition(partition=1)+" + DiskWithPartition(disk)));
+  Try(Plain("partition(partition=1)+cache+" + DiskWithPartition(disk)));
+}
+
 TEST_CASE("an NBD server and client in between change nothing") {
   TemporaryDirectory directory;
   const std::string socket = directory.path() + "/socket";
@@ -223,6 +242,7 @@ TEST_CASE("an NBD server and client in between change nothing") {
                            "sparse-random:9000001(seed=3,runlength=32K)", "pattern:97", "zero"})
     Try(Plain(spec), socket);
   Try(Plain("file:" + SomeFile(directory.path() + "/disk", 400001, 3)), socket);
+  Try(Plain("cache(cache-on-read=true,cache-max-size=1M)+memory:3000001"), socket);
 }
 
 }  // namespace blk::test

@@ -29,6 +29,7 @@ const std::map<std::string, Traits, std::less<>>& TraitsTable() {
       {"cow", {.writes = Writes::kKeep}},
       {"delay", {.slow = true}},
       {"rate", {.slow = true}},
+      {"spinning", {.slow = true}},
   });
   return table;
 }

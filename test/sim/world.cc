@@ -77,6 +77,7 @@ Task<void> OneFlush(World* world) {
   bool late = world->disk->crashed();
   size_t flush = world->model.BeginFlush();
   absl::Status status = co_await world->device->Flush({});
+  if (!status.ok()) ++world->failed_flushes;
   world->model.EndFlush(flush, AnswerOf(world, status, late));
 }
 

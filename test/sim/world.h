@@ -19,8 +19,9 @@ struct World {
   std::unique_ptr<SimServer> server;
   Device* device = nullptr;  // what the clients see
   Model model;
-  std::string wrong;    // the first thing that was
-  uint64_t failed = 0;  // requests that ended with an error
+  std::string wrong;            // the first thing that was
+  uint64_t failed = 0;          // requests that ended with an error
+  uint64_t failed_flushes = 0;  // of them
   bool faulty_wire = false;
   std::string after_crash;  // what the disk held then, if it crashed
   // What was asked for after the power failed cannot have been done.

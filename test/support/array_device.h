@@ -72,4 +72,21 @@ class ArrayDevice : public Device {
   }
 };
 
+// Holds these bytes, all of them data.
+inline std::shared_ptr<ArrayDevice> ArrayOf(std::string bytes) {
+  auto array = std::make_shared<ArrayDevice>(bytes.size());
+  array->bytes = std::move(bytes);
+  array->holes.assign(array->bytes.size(), false);
+  array->suspend = true;
+  return array;
+}
+
+// The same bytes each time, as good as random.
+inline std::string Noise(size_t bytes) {
+  std::string text(bytes, '\0');
+  uint64_t random = 12345;
+  for (char& c : text) c = static_cast<char>((random = random * 6364136223846793005 + 1) >> 40);
+  return text;
+}
+
 }  // namespace blk::test

@@ -59,4 +59,12 @@ inline absl::StatusOr<DevicePtr> OpenNow(const LayerPtr& layer, OpenArgs args = 
   return OnLoop(OpenOn, layer.get(), std::move(args));
 }
 
+// Both at once: a device over `below`, which keeps its layer.
+inline absl::StatusOr<DevicePtr> OpenFilter(const Spec& spec, const Words& words, DevicePtr below,
+                                            OpenArgs args = {}) {
+  BLK_ASSIGN_OR_RETURN(LayerPtr layer, MakeFilter(spec, words, std::move(below)));
+  BLK_ASSIGN_OR_RETURN(DevicePtr device, OpenNow(layer, std::move(args)));
+  return DevicePtr(device.get(), [layer, device](Device*) {});
+}
+
 }  // namespace blk::test

@@ -38,26 +38,35 @@ uint64_t BlockStore::NextPresent(uint64_t first, uint64_t end) const {
     if (base >= end) break;
     if (page->second->present == 0) continue;
     for (uint64_t block = std::max(base, first); block < std::min(base + kPageBlocks, end); ++block)
-      if (page->second->blocks[block - base] & kPresentBit) return block;
+      if (page->second->has(block - base)) return block;
   }
   return end;
 }
 
-BlockStore::Run BlockStore::PresentRun(const Page& page, uint64_t first, uint64_t end) const {
+BlockStore::Run BlockStore::PresentRun(Page& page, uint64_t first, uint64_t end) const {
   const uint64_t base = first / kPageBlocks * kPageBlocks;
   const uint32_t entry = page.blocks[first - base];
+  const bool dirty = page.dirty[first - base];
+  page.used.set(first - base);
   uint64_t next = first + 1;
   end = std::min(end, base + kPageBlocks);
-  while (next < end && page.blocks[next - base] == entry + (next - first)) ++next;
-  return {State::kPresent, next - first, PositionOf(entry)};
+  for (; next < end; ++next) {
+    if (page.blocks[next - base] != entry + (next - first) || page.dirty[next - base] != dirty)
+      break;
+    page.used.set(next - base);
+  }
+  return {State::kPresent, next - first, PositionOf(entry), dirty};
 }
 
 BlockStore::Run BlockStore::RunAt(uint64_t first, uint64_t blocks_max) const {
-  const uint64_t end = first + blocks_max;
   std::lock_guard lock(mutex_);
+  return RunLocked(first, blocks_max);
+}
+
+BlockStore::Run BlockStore::RunLocked(uint64_t first, uint64_t blocks_max) const {
+  const uint64_t end = first + blocks_max;
   if (auto page = pages_.find(first / kPageBlocks); page != pages_.end()) {
-    if (page->second->blocks[first % kPageBlocks] & kPresentBit)
-      return PresentRun(*page->second, first, end);
+    if (page->second->has(first % kPageBlocks)) return PresentRun(*page->second, first, end);
   }
   auto after = zeroes_.upper_bound(first);
   if (after != zeroes_.begin() && std::prev(after)->second > first)
@@ -81,13 +90,21 @@ absl::StatusOr<uint64_t> BlockStore::Place(uint64_t block) {
   return PositionOf(entry);
 }
 
-void BlockStore::SetPresent(uint64_t block) {
+void BlockStore::SetPresent(uint64_t block, bool dirty) {
   std::lock_guard lock(mutex_);
   Page& page = *pages_[block / kPageBlocks];
-  uint32_t& entry = page.blocks[block % kPageBlocks];
-  if (entry & kPresentBit) return;
-  entry |= kPresentBit;
+  page.dirty[block % kPageBlocks] = dirty;
+  page.used.set(block % kPageBlocks);
+  if (page.has(block % kPageBlocks)) return;
+  page.blocks[block % kPageBlocks] |= kPresentBit;
   ++page.present;
+  ++present_blocks_;
+}
+
+void BlockStore::SetDirty(uint64_t first, uint64_t blocks, bool dirty) {
+  std::lock_guard lock(mutex_);
+  for (uint64_t block = first; block < first + blocks; ++block)
+    pages_[block / kPageBlocks]->dirty[block % kPageBlocks] = dirty;
 }
 
 Task<void> BlockStore::SetZero(uint64_t first, uint64_t blocks) {
@@ -104,6 +121,31 @@ Task<void> BlockStore::SetZero(uint64_t first, uint64_t blocks) {
     }
     zeroes_[from] = to;
   }
+  return Forget(first, end);
+}
+
+Task<void> BlockStore::Drop(uint64_t first, uint64_t blocks) {
+  {
+    std::lock_guard lock(mutex_);
+    EraseZeroes(first, first + blocks);
+  }
+  return Forget(first, first + blocks);
+}
+
+void BlockStore::EraseZeroes(uint64_t first, uint64_t end) {
+  auto range = zeroes_.upper_bound(first);
+  if (range != zeroes_.begin() && std::prev(range)->second > first) --range;
+  while (range != zeroes_.end() && range->first < end) {
+    const auto [from, to] = *range;
+    range = zeroes_.erase(range);
+    if (from < first) zeroes_[from] = first;
+    if (to > end) zeroes_[end] = to;
+    range = zeroes_.lower_bound(std::min(to, end));
+  }
+}
+
+// The present blocks of the range are no longer so.
+Task<void> BlockStore::Forget(uint64_t first, uint64_t end) {
   for (uint64_t at = first; at < end;) {
     Run run;
     {
@@ -112,14 +154,71 @@ Task<void> BlockStore::SetZero(uint64_t first, uint64_t blocks) {
       if (at == end) break;
       Page& page = *pages_[at / kPageBlocks];
       run = PresentRun(page, at, end);
-      for (uint64_t i = at; i < at + run.blocks; ++i) page.blocks[i % kPageBlocks] &= ~kPresentBit;
+      for (uint64_t i = at; i < at + run.blocks; ++i) {
+        page.blocks[i % kPageBlocks] &= ~kPresentBit;
+        page.dirty.reset(i % kPageBlocks);
+      }
       page.present -= run.blocks;
+      present_blocks_ -= run.blocks;
+      ++drops_;
     }
     // A file system that cannot do this keeps the room: nothing else depends on it.
     (void)co_await file_.Allocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, run.position,
                                   run.blocks * block_bytes_);
     at += run.blocks;
   }
+}
+
+uint64_t BlockStore::NextDirtyPresent(uint64_t first) const {
+  for (auto page = pages_.lower_bound(first / kPageBlocks); page != pages_.end(); ++page) {
+    if (page->second->dirty.none()) continue;
+    const uint64_t base = page->first * kPageBlocks;
+    for (uint64_t block = std::max(base, first); block < base + kPageBlocks; ++block)
+      if (page->second->dirty[block - base]) return block;
+  }
+  return UINT64_MAX;
+}
+
+uint64_t BlockStore::NextDirty(uint64_t first) const {
+  std::lock_guard lock(mutex_);
+  const uint64_t dirty = NextDirtyPresent(first);
+  auto range = zeroes_.upper_bound(first);
+  if (range != zeroes_.begin() && std::prev(range)->second > first) --range;
+  // What is present inside a range of zeroes was written later, and hides them.
+  for (; range != zeroes_.end() && range->first < dirty; ++range) {
+    for (uint64_t at = std::max(first, range->first); at < std::min(range->second, dirty);) {
+      const Run run = RunLocked(at, std::min(range->second, dirty) - at);
+      if (run.state == State::kZero) return at;
+      at += run.blocks;
+    }
+  }
+  return dirty;
+}
+
+std::optional<uint64_t> BlockStore::FindUnused() {
+  std::lock_guard lock(mutex_);
+  std::optional<uint64_t> any;
+  auto page = pages_.lower_bound(hand_ / kPageBlocks);
+  for (size_t left = std::min(2 * pages_.size() + 2, kPagesSearched); left > 0; --left) {
+    if (page == pages_.end()) {
+      if (pages_.empty()) break;
+      page = pages_.begin();
+      hand_ = 0;
+    }
+    const uint64_t base = page->first * kPageBlocks;
+    for (uint64_t block = std::max(base, hand_); block < base + kPageBlocks; ++block) {
+      if (!page->second->has(block - base)) continue;
+      if (!page->second->used[block - base]) {
+        hand_ = block + 1;
+        return block;
+      }
+      page->second->used.reset(block - base);
+      if (!any) any = block;
+    }
+    hand_ = base + kPageBlocks;
+    ++page;
+  }
+  return any;
 }
 
 uint64_t BlockStore::memory_bytes() const {

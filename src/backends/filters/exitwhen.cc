@@ -19,7 +19,8 @@
 namespace blk {
 namespace {
 
-constexpr int kHappened = 88;  // the exit status of a script
+constexpr int kHappened = 88;                     // the exit status of a script
+constexpr int64_t kScriptNsMax = 60'000'000'000;  // then it is killed: nothing has happened
 
 struct Config {
   std::vector<std::string> created, deleted, scripts;
@@ -51,28 +52,17 @@ bool HasHappened(const Config& config) {
   return false;
 }
 
-class ExitWhenLayer;
-
-class CountedDevice final : public Filter {
- public:
-  CountedDevice(DevicePtr below, ExitWhenLayer* layer, Session* session)
-      : Filter(below, below->facts(), /*passes_data=*/true), layer_(*layer), session_(session) {}
-
- protected:
-  Task<absl::Status> DoClose() override;
-
- private:
-  ExitWhenLayer& layer_;
-  Session* const session_;  // null outside a server
-};
-
 class ExitWhenLayer final : public FilterLayer {
  public:
   ExitWhenLayer(LayerPtr below, Config config)
       : FilterLayer(std::move(below)), config_(std::move(config)) {}
 
+  void AttachServer(ServerControl* server) override {
+    server_ = server;
+    FilterLayer::AttachServer(server);
+  }
   Task<absl::Status> Start() override {
-    if (!config_.empty()) scope_.Spawn(PollWhileIdle());
+    if (server_ && !config_.empty()) scope_.Spawn(PollWhileIdle());
     return FilterLayer::Start();
   }
   Task<absl::Status> Preconnect(const Peer& peer) override {
@@ -85,14 +75,13 @@ class ExitWhenLayer final : public FilterLayer {
     co_return co_await below().Stop();
   }
 
-  Task<void> Left(Session* session) {
-    if (--clients_ == 0 && co_await Happened() && session) session->ShutdownServer();
-  }
-
  protected:
   absl::StatusOr<DevicePtr> Wrap(DevicePtr device, const OpenArgs& args) override {
-    ++clients_;
-    return std::make_shared<CountedDevice>(std::move(device), this, args.session);
+    if (args.session && !config_.empty()) {
+      ++open_;
+      args.session->AtEnd([this] { return Left(); });
+    }
+    return device;
   }
 
  private:
@@ -102,12 +91,16 @@ class ExitWhenLayer final : public FilterLayer {
     co_return co_await below().Preconnect(*peer);
   }
 
+  Task<void> Left() {
+    if (--open_ == 0 && server_ && co_await Happened()) server_->ShutdownServer();
+  }
+
   // Once an event has happened it stays so.
   Task<bool> Happened() {
     if (!happened_ && HasHappened(config_)) happened_ = true;
     for (const std::string& script : config_.scripts) {
       if (happened_) break;
-      auto output = co_await RunCommand(ShellCommand(script), "", RunLimits());
+      auto output = co_await RunCommand(ShellCommand(script), "", {.timeout_ns = kScriptNsMax});
       if (!output.ok()) {
         LogError(absl::StrCat("exitwhen: ", output.status().message()));
       } else if (output->status.shell_code() == kHappened) {
@@ -122,25 +115,20 @@ class ExitWhenLayer final : public FilterLayer {
   Task<void> PollWhileIdle() {
     const std::stop_token stopped = stop_.get_token();
     do {
-      if (clients_ == 0 && co_await Happened() && clients_ == 0) {
-        kill(getpid(), SIGTERM);  // there is no session to ask
+      if (open_ == 0 && co_await Happened() && open_ == 0) {
+        server_->ShutdownServer();
         co_return;
       }
     } while ((co_await Loop::Current()->Sleep(config_.poll.count(), &stopped)).ok());
   }
 
   const Config config_;
-  std::atomic<int> clients_{0};
+  ServerControl* server_ = nullptr;  // null outside a server: then nothing is to be ended
+  std::atomic<int> open_{0};         // by clients that have not left
   std::atomic<bool> happened_{false};
   TaskScope scope_;
   std::stop_source stop_;
 };
-
-Task<absl::Status> CountedDevice::DoClose() {
-  absl::Status status = co_await below().Close();
-  co_await layer_.Left(session_);
-  co_return status;
-}
 
 }  // namespace
 
@@ -161,7 +149,7 @@ const Spec& ExitWhenSpec() {
                  {.help = "how often to look while there are no clients", .min = "1ms"})
           .Description(
               "Any of the events is enough. Then no new clients are let in, and the server ends "
-              "when the last one has left.")
+              "when the last one has left. A script that takes longer than a minute is killed.")
           .NeedsOf([](const Config& config) {
             std::vector<Need> needs;
             if (!config.scripts.empty()) needs.push_back({Need::Kind::kProgram, "sh"});

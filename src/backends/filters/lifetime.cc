@@ -18,37 +18,26 @@ namespace {
 
 // ---- exitlast
 
-class LastDevice final : public Filter {
- public:
-  LastDevice(DevicePtr below, std::atomic<int>* clients, Session* session)
-      : Filter(below, below->facts(), /*passes_data=*/true),
-        clients_(*clients),
-        session_(session) {}
-
- protected:
-  Task<absl::Status> DoClose() override {
-    absl::Status status = co_await below().Close();
-    if (--clients_ == 0 && session_) session_->ShutdownServer();
-    co_return status;
-  }
-
- private:
-  std::atomic<int>& clients_;
-  Session* const session_;  // null outside a server
-};
-
 class ExitLastLayer final : public FilterLayer {
  public:
   using FilterLayer::FilterLayer;
 
  protected:
   absl::StatusOr<DevicePtr> Wrap(DevicePtr device, const OpenArgs& args) override {
-    ++clients_;
-    return std::make_shared<LastDevice>(std::move(device), &clients_, args.session);
+    if (args.session) {
+      ++open_;
+      args.session->AtEnd([this, session = args.session] { return Left(session); });
+    }
+    return device;
   }
 
  private:
-  std::atomic<int> clients_{0};
+  Task<void> Left(Session* session) {
+    if (--open_ == 0) session->ShutdownServer();
+    return {};
+  }
+
+  std::atomic<int> open_{0};  // by clients that have not left
 };
 
 // ---- time-limit

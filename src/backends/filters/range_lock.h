@@ -63,6 +63,14 @@ class RangeLock {
     return Awaiter{this, first, count, {}};
   }
 
+  // How much of the range, from its beginning, nobody holds or waits for at this moment.
+  uint64_t FreeBefore(uint64_t first, uint64_t count) {
+    std::lock_guard guard(mutex_);
+    for (const Entry& entry : entries_)
+      if (entry.Overlaps(first, count)) count = std::max(entry.first, first) - first;
+    return count;
+  }
+
  private:
   // Nobody who came before `end` holds or waits for part of the range.
   bool IsFree(Entries::iterator end, uint64_t first, uint64_t count) {

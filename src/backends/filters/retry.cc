@@ -1,11 +1,17 @@
 // retry: when a request fails, opens the disk below again and repeats the request.
 // retry-request: repeats the request alone, on the same device.
 //
+// What was written and not flushed may be gone with the device that it was written to. So before a
+// device is closed it is flushed, and when that fails, every later flush of whoever had the disk
+// open fails, too: no flush says of lost bytes that they are safe.
+//
 // Parallel-safe: requests share the device; whoever opens it again first waits until those in
 // flight have ended, and others that failed on the old device use the new one.
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <map>
+#include <mutex>
 
 #include "absl/strings/str_split.h"
 #include "src/backends/filters/request.h"
@@ -108,13 +114,39 @@ struct RetryConfig {
   ErrnoList only;
 };
 
+// What is written and not flushed, of one export over all its clients. Any loop.
+class Unflushed {
+ public:
+  uint64_t writes() const { return writes_; }
+  uint64_t losses() const { return losses_; }
+  void Wrote() { ++writes_; }
+  // A flush has succeeded that began when there were so many writes.
+  void Flushed(uint64_t writes) {
+    uint64_t known = flushed_;
+    while (known < writes && !flushed_.compare_exchange_weak(known, writes)) {
+    }
+  }
+  // A device was closed, and could not be flushed.
+  void Closed() {
+    const uint64_t writes = writes_;
+    if (flushed_ < writes) ++losses_;
+    Flushed(writes);
+  }
+  bool any() const { return flushed_ < writes_; }
+
+ private:
+  std::atomic<uint64_t> writes_{0}, flushed_{0}, losses_{0};
+};
+
 class RetryDevice final : public RequestFilter {
  public:
   // `layer` opens the disk again, with `args` as the first time.
   RetryDevice(DevicePtr below, const Policy& policy, bool then_read_only, Layer* layer,
-              OpenArgs args)
+              OpenArgs args, std::shared_ptr<Unflushed> unflushed)
       : RequestFilter(below),
         policy_(policy),
+        unflushed_(std::move(unflushed)),
+        losses_(unflushed_->losses()),
         layer_(*layer),
         args_(std::move(args)),
         current_(std::move(below)) {
@@ -128,14 +160,16 @@ class RetryDevice final : public RequestFilter {
       const uint64_t generation = generation_;
       const bool refused = current_ && Writes(request.operation) && current_->facts().read_only;
       absl::Status status = failure_;
-      if (current_) status = co_await Attempt(current_.get(), request);
+      if (current_) status = co_await AttemptAndCount(request);
       gate_.Release();
+      if (request.operation == Operation::kFlush && unflushed_->losses() != losses_)
+        co_return Lost();
       if (status.ok() || refused || retry == policy_.retries || !policy_.Wants(request, status))
         co_return status;
       const int64_t delay_ns = policy_.DelayNs(retry);
       LogRetry("retry", request, status, retry, delay_ns);
       if (!(co_await SleepFor(*request.call, delay_ns)).ok()) co_return status;
-      co_await Reopen(generation);
+      co_await Reopen(generation, request.operation == Operation::kFlush);
     }
   }
 
@@ -147,11 +181,36 @@ class RetryDevice final : public RequestFilter {
  private:
   static constexpr uint64_t kPermits = uint64_t{1} << 32;
 
+  Task<absl::Status> AttemptAndCount(Request request) {
+    const uint64_t writes = unflushed_->writes();
+    absl::Status status = co_await Attempt(current_.get(), request);
+    if (!status.ok()) co_return status;
+    if (Writes(request.operation) && !request.has(kFua)) unflushed_->Wrote();
+    if (request.operation == Operation::kFlush) unflushed_->Flushed(writes);
+    co_return status;
+  }
+  static absl::Status Lost() {
+    return ErrnoErrorAsIs(EIO,
+                          "the disk was opened again before what had been written was flushed: "
+                          "some of it may be lost");
+  }
+
   // Puts a new device in the place of the one with this generation.
-  Task<void> Reopen(uint64_t generation) {
+  Task<void> Reopen(uint64_t generation, bool flush_failed) {
     co_await gate_.Acquire(kPermits);  // nothing is in flight, nothing begins
     if (generation == generation_) {
-      if (current_) (void)co_await current_->Close();
+      if (current_) {
+        if (unflushed_->any()) {
+          // A second flush after a failed one may say that all is well, since it knows no better.
+          const uint64_t writes = unflushed_->writes();
+          if (!flush_failed && (co_await current_->Flush({})).ok()) {
+            unflushed_->Flushed(writes);
+          } else {
+            unflushed_->Closed();
+          }
+        }
+        (void)co_await current_->Close();
+      }
       current_ = nullptr;
       ++generation_;
       auto device = co_await layer_.Open(args_);
@@ -170,6 +229,8 @@ class RetryDevice final : public RequestFilter {
   }
 
   const Policy& policy_;
+  const std::shared_ptr<Unflushed> unflushed_;
+  const uint64_t losses_;  // before this device
   Layer& layer_;
   OpenArgs args_;
   Semaphore gate_{kPermits};  // each request holds one, Reopen all; guards what follows
@@ -187,13 +248,27 @@ class RetryLayer final : public FilterLayer {
 
   Task<absl::StatusOr<DevicePtr>> Open(OpenArgs args) override {
     BLK_CO_ASSIGN_OR_RETURN(DevicePtr device, co_await below().Open(args));
+    // Where a flush covers the writes of all clients, their losses concern all.
+    auto unflushed =
+        device->facts().multi_conn ? UnflushedOf(args.export_name) : std::make_shared<Unflushed>();
     co_return std::make_shared<RetryDevice>(std::move(device), policy_, then_read_only_, &below(),
-                                            std::move(args));
+                                            std::move(args), std::move(unflushed));
   }
 
  private:
+  std::shared_ptr<Unflushed> UnflushedOf(const std::string& export_name) {
+    std::lock_guard lock(mutex_);
+    std::erase_if(unflushed_, [](const auto& entry) { return entry.second.expired(); });
+    std::weak_ptr<Unflushed>& entry = unflushed_[export_name];
+    std::shared_ptr<Unflushed> unflushed = entry.lock();
+    if (!unflushed) entry = unflushed = std::make_shared<Unflushed>();
+    return unflushed;
+  }
+
   const Policy policy_;
   const bool then_read_only_;
+  std::mutex mutex_;
+  std::map<std::string, std::weak_ptr<Unflushed>> unflushed_;  // guarded by mutex_; of open disks
 };
 
 // ---- retry-request

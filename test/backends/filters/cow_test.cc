@@ -17,15 +17,9 @@ namespace {
 
 using test::ArrayDevice;
 using test::MakeFilter;
+using test::Noise;
 using test::OnLoop;
 using test::OpenNow;
-
-std::string Noise(size_t bytes) {
-  std::string text(bytes, '\0');
-  uint64_t random = 12345;
-  for (char& c : text) c = static_cast<char>((random = random * 6364136223846793005 + 1) >> 40);
-  return text;
-}
 
 std::shared_ptr<ArrayDevice> NoisyArray(size_t bytes, uint32_t block = 1) {
   Facts facts = test::ArrayFacts(bytes);

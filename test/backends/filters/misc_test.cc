@@ -27,26 +27,11 @@ const Spec& TimeLimitSpec();
 namespace {
 
 using test::ArrayDevice;
+using test::ArrayOf;
 using test::MakeFilter;
 using test::OnLoop;
+using test::OpenFilter;
 using test::OpenNow;
-
-std::shared_ptr<ArrayDevice> ArrayOf(std::string bytes) {
-  auto array = std::make_shared<ArrayDevice>(bytes.size());
-  array->bytes = std::move(bytes);
-  array->holes.assign(array->bytes.size(), false);
-  array->suspend = true;
-  return array;
-}
-
-absl::StatusOr<DevicePtr> Open(const Spec& spec, const test::Words& words, DevicePtr below,
-                               OpenArgs args = {}) {
-  auto layer = MakeFilter(spec, words, std::move(below));
-  if (!layer.ok()) return layer.status();
-  auto device = OpenNow(*layer, std::move(args));
-  if (!device.ok()) return device.status();
-  return DevicePtr(device->get(), [layer = *layer, device = *device](Device*) {});
-}
 
 Task<absl::Status> ReadText(Device* device, uint64_t offset, std::string* text) {
   co_return co_await device->Read({}, offset, *text);
@@ -114,7 +99,7 @@ const std::string kTarEnd(1024, '\0');
 std::string TarContent(const std::string& archive, const std::string& name,
                        test::Words words = {}) {
   words.emplace_back("tar-entry", name);
-  auto device = Open(TarSpec(), words, ArrayOf(archive));
+  auto device = OpenFilter(TarSpec(), words, ArrayOf(archive));
   return device.ok() ? Content(device->get()) : absl::StrCat("errno ", ErrnoOf(device.status()));
 }
 const std::string kNone = absl::StrCat("errno ", ENOENT), kBad = absl::StrCat("errno ", EINVAL);
@@ -168,7 +153,7 @@ TEST_CASE("tar refuses sparse members, and what is damaged or none") {
 TEST_CASE("a file in a tar archive is written in place") {
   auto array = ArrayOf(Entry("a", '0', "aaa") + Entry("b", '0', std::string(2000, 'b')) + kTarEnd);
   const std::string before = array->bytes;
-  auto device = Open(TarSpec(), {{"tar-entry", "b"}}, array);
+  auto device = OpenFilter(TarSpec(), {{"tar-entry", "b"}}, array);
   REQUIRE(device.ok());
   CHECK(OnLoop(RandomOperations, device->get(), 2).message() == "");
   CHECK(array->bytes.substr(0, 1536) == before.substr(0, 1536));
@@ -238,12 +223,18 @@ TEST_CASE("cacheextents asks once, and again after any client's change") {
 
 // ---- openonce, exitlast, time-limit
 
-class FakeSession final : public Session {
+class FakeSession final : public Session, public ServerControl {
  public:
   int disconnects = 0, shutdowns = 0;
   void RequestDisconnect(Disconnect) override { ++disconnects; }
   void ShutdownServer() override { ++shutdowns; }
+  Task<void> End() { return RunAtEnd(); }
 };
+
+Task<int> Leave(FakeSession* session) {
+  co_await session->End();
+  co_return session->shutdowns;
+}
 
 OpenArgs With(Session* session, std::string name = "") {
   OpenArgs args;
@@ -282,14 +273,18 @@ TEST_CASE("openonce opens each export once, and closes it at the end") {
   CHECK(array->closes == 2);
 }
 
-TEST_CASE("exitlast ends the server with the last client") {
+TEST_CASE("exitlast ends the server with the last client, not with what it looks at before") {
   auto layer = MakeFilter(ExitLastSpec(), {}, ArrayOf("x"));
-  FakeSession session;
-  auto first = OpenNow(*layer, With(&session)), second = OpenNow(*layer, With(&session));
-  REQUIRE(OnLoop(CloseOne, first->get()).ok());
-  CHECK(session.shutdowns == 0);
-  REQUIRE(OnLoop(CloseOne, second->get()).ok());
-  CHECK(session.shutdowns == 1);
+  FakeSession looks, first, second;
+  REQUIRE(OpenNow(*layer, With(nullptr)).ok());  // no client
+  for (std::string name : {"a", "b"}) {          // asks for one export, then opens another
+    auto device = OpenNow(*layer, With(&first, name));
+    REQUIRE(OnLoop(CloseOne, device->get()).ok());
+  }
+  CHECK(OnLoop(Leave, &looks) == 0);  // opened nothing
+  REQUIRE(OpenNow(*layer, With(&second)).ok());
+  CHECK(OnLoop(Leave, &first) == 0);
+  CHECK(OnLoop(Leave, &second) == 1);
 }
 
 TEST_CASE("time-limit refuses requests after the time, and sends the client away") {
@@ -324,13 +319,15 @@ Events TryEvent(const test::Words& words, Change change) {
   auto layer = MakeFilter(ExitWhenSpec(), words, ArrayOf("x"));
   REQUIRE_MESSAGE(layer.ok(), layer.status().message());
   FakeSession session;
+  (*layer)->AttachServer(&session);
   auto device = OpenNow(*layer, With(&session));
   Events events{};
   events.before = !OnLoop(Knock, layer->get()).ok();
   change();
   events.after = !OnLoop(Knock, layer->get()).ok();
   REQUIRE(OnLoop(CloseOne, device->get()).ok());
-  events.shutdowns = session.shutdowns;
+  CHECK(session.shutdowns == 0);
+  events.shutdowns = OnLoop(Leave, &session);
   return events;
 }
 
@@ -353,6 +350,33 @@ TEST_CASE("exitwhen notices files, pipes, processes and scripts") {
   CHECK(TryEvent({{"exit-when-script", "test -e " + (dir / "go") + " && exit 88; true"}},
                  [&] { dir.Write("go", ""); }) == happens);
   CHECK(TryEvent({{"exit-when-script", "exit 3"}}, [] {}) == nothing);
+}
+
+Task<absl::Status> StartAndWait(Layer* layer, FakeSession* server) {
+  BLK_CO_RETURN_IF_ERROR(co_await layer->Start());
+  for (int i = 0; i < 2000 && server->shutdowns == 0; ++i)
+    (void)co_await Loop::Current()->Sleep(1'000'000);
+  co_return co_await layer->Stop();
+}
+
+TEST_CASE("exitwhen ends a server without clients, and leaves other programs alone") {
+  TemporaryDirectory dir;
+  const test::Words words = {{"exit-when-file-created", dir.Write("there", "")},
+                             {"exit-when-poll", "1ms"}};
+  FakeSession server;
+  auto served = MakeFilter(ExitWhenSpec(), words, ArrayOf("x"));
+  (*served)->AttachServer(&server);
+  CHECK(OnLoop(StartAndWait, served->get(), &server).ok());
+  CHECK(server.shutdowns == 1);
+  auto alone = MakeFilter(ExitWhenSpec(), words, ArrayOf("x"));
+  struct Use {
+    static Task<absl::Status> Shortly(Layer* layer) {
+      BLK_CO_RETURN_IF_ERROR(co_await layer->Start());
+      (void)co_await Loop::Current()->Sleep(20'000'000);  // nothing ends this program
+      co_return co_await layer->Stop();
+    }
+  };
+  CHECK(OnLoop(Use::Shortly, alone->get()).ok());
 }
 
 // ---- pause
@@ -410,7 +434,8 @@ TEST_CASE("ddrescue fails reads of what was not read") {
                                     "0x00000010  0x00000010  +\n"
                                     "0x00000020  0x00000008  -\n"
                                     "0x00000028  0x00000018  +\n");
-  auto device = Open(DdrescueSpec(), {{"ddrescue-mapfile", map}}, ArrayOf(std::string(100, 'd')));
+  auto device =
+      OpenFilter(DdrescueSpec(), {{"ddrescue-mapfile", map}}, ArrayOf(std::string(100, 'd')));
   REQUIRE_MESSAGE(device.ok(), device.status().message());
   CHECK((*device)->facts().read_only);
   auto read = [&](uint64_t offset, size_t bytes) {

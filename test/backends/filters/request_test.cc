@@ -32,13 +32,11 @@ std::shared_ptr<ArrayDevice> Array(bool suspend = false) {
   return array;
 }
 
-DevicePtr OpenFilter(const Spec& spec, const test::Words& words, DevicePtr below) {
-  auto layer = MakeFilter(spec, words, std::move(below));
-  REQUIRE_MESSAGE(layer.ok(), layer.status().message());
-  auto device = OpenNow(*layer);
-  REQUIRE(device.ok());
-  // The device refers to its layer.
-  return DevicePtr(device->get(), [layer = *layer, device = *device](Device*) {});
+// The filter over `below`; there must be no error.
+DevicePtr Over(const Spec& spec, const test::Words& words, DevicePtr below) {
+  auto device = test::OpenFilter(spec, words, std::move(below));
+  REQUIRE_MESSAGE(device.ok(), device.status().message());
+  return *device;
 }
 
 TEST_CASE("each passes data through") {
@@ -53,7 +51,7 @@ TEST_CASE("each passes data through") {
   for (const auto& [spec, words] : filters) {
     for (bool suspend : {false, true}) {
       INFO(spec.name());
-      DevicePtr device = OpenFilter(spec, words, Array(suspend));
+      DevicePtr device = Over(spec, words, Array(suspend));
       CHECK(OnLoop(RandomOperations, device.get(), 5).message() == "");
       Loan loan;
       CHECK_FALSE(device->Borrow({}, 0, 100, &loan));
@@ -95,7 +93,7 @@ Task<int64_t> TimeOf(Device* device, int step) {
 
 // Which of the steps take as long as 20 ms.
 std::set<int> SlowSteps(const test::Words& words) {
-  DevicePtr device = OpenFilter(DelaySpec(), words, Array());
+  DevicePtr device = Over(DelaySpec(), words, Array());
   std::set<int> slow;
   for (int step = kRead; step <= kFlush; ++step)
     if (OnLoop(TimeOf, device.get(), step) >= 20) slow.insert(step);
@@ -129,7 +127,7 @@ Task<int64_t> TimeOfManyReads(Device* device, int count) {
 }
 
 TEST_CASE("delayed requests wait together") {
-  DevicePtr device = OpenFilter(DelaySpec(), {{"rdelay", "30ms"}}, Array());
+  DevicePtr device = Over(DelaySpec(), {{"rdelay", "30ms"}}, Array());
   int64_t took_ms = OnLoop(TimeOfManyReads, device.get(), 100);
   CHECK(took_ms >= 30);
   CHECK(took_ms < 1500);
@@ -150,15 +148,14 @@ Task<absl::Status> ZeroFast(Device* device) {
 }
 
 TEST_CASE("a delay ends with the call's deadline; fast zeroes may be refused at once") {
-  DevicePtr device = OpenFilter(DelaySpec(), {{"rdelay", "1000s"}}, Array());
+  DevicePtr device = Over(DelaySpec(), {{"rdelay", "1000s"}}, Array());
   CHECK(ErrnoOf(OnLoop(ReadLate, device.get())) == ETIMEDOUT);
-  device =
-      OpenFilter(DelaySpec(), {{"delay-zero", "1000s"}, {"delay-fast-zero", "false"}}, Array());
+  device = Over(DelaySpec(), {{"delay-zero", "1000s"}, {"delay-fast-zero", "false"}}, Array());
   CHECK(ErrnoOf(OnLoop(ZeroFast, device.get())) == EOPNOTSUPP);
 }
 
 std::map<int, int> ErrnoOfSteps(const test::Words& words) {
-  DevicePtr device = OpenFilter(ErrorSpec(), words, Array());
+  DevicePtr device = Over(ErrorSpec(), words, Array());
   std::map<int, int> errors;
   for (int step = kRead; step <= kFlush; ++step)
     if (int error = ErrnoOf(OnLoop(Do, device.get(), step))) errors[step] = error;
@@ -197,7 +194,7 @@ Task<int> CountFailures(Device* device) {
 }
 
 TEST_CASE("the share of errors is about the rate") {
-  DevicePtr device = OpenFilter(ErrorSpec(), {{"error-rate", "25%"}}, Array());
+  DevicePtr device = Over(ErrorSpec(), {{"error-rate", "25%"}}, Array());
   int failures = OnLoop(CountFailures, device.get());
   CHECK(failures > 800);  // 7 standard deviations around 1000
   CHECK(failures < 1200);
@@ -207,7 +204,7 @@ TEST_CASE("the share of errors is about the rate") {
 
 // Milliseconds for so many reads of 512 bytes, 4096 bits, at the same time.
 int64_t TimeAtRate(const test::Words& words, int reads) {
-  DevicePtr device = OpenFilter(RateSpec(), words, Array());
+  DevicePtr device = Over(RateSpec(), words, Array());
   return OnLoop(TimeOfManyReads, device.get(), reads);
 }
 
@@ -263,7 +260,7 @@ TEST_CASE("the log has the lines of nbdkit") {
   TemporaryDirectory dir;
   std::string file = dir.Write("log", "gone\n");
   auto array = Array(true);
-  DevicePtr device = OpenFilter(LogSpec(), {{"logfile", file}}, array);
+  DevicePtr device = Over(LogSpec(), {{"logfile", file}}, array);
   REQUIRE(OnLoop(DoAll, device.get()).ok());
   array->failure = ErrnoErrorAsIs(ENOSPC, "full");
   CHECK_FALSE(OnLoop(Do, device.get(), int{kRead}).ok());
@@ -304,7 +301,7 @@ TEST_CASE("the log has the lines of nbdkit") {
 TEST_CASE("the log is appended to when asked, and inactive without a file or script") {
   TemporaryDirectory dir;
   std::string file = dir.Write("log", "kept\n");
-  OpenFilter(LogSpec(), {{"logfile", file}, {"logappend", "true"}}, Array());
+  Over(LogSpec(), {{"logfile", file}, {"logappend", "true"}}, Array());
   CHECK(ReadWholeFile(file).substr(0, 5) == "kept\n");
   auto array = Array();
   CHECK(OpenNow(*MakeFilter(LogSpec(), {}, array)).value() == array);
@@ -316,7 +313,7 @@ TEST_CASE("the script sees each line's fields, in order") {
   std::string out = dir / "out";
   std::string script = "echo \"$act $type $id $connection $offset $count $return $error\" >>" + out;
   auto array = Array();
-  DevicePtr device = OpenFilter(LogSpec(), {{"logscript", script}}, array);
+  DevicePtr device = Over(LogSpec(), {{"logscript", script}}, array);
   array->failure = ErrnoErrorAsIs(ENOSPC, "full");
   CHECK_FALSE(OnLoop(Do, device.get(), int{kRead}).ok());
   CHECK(ReadWholeFile(out) ==

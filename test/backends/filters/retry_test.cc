@@ -40,6 +40,10 @@ class FailingDevice final : public Filter {
     BLK_CO_RETURN_IF_ERROR(co_await Begin());
     co_return co_await below().Extents(call, context, list);
   }
+  Task<absl::Status> DoFlush(const Call& call) override {
+    BLK_CO_RETURN_IF_ERROR(co_await Begin());
+    co_return co_await below().Flush(call);
+  }
   Task<absl::Status> DoClose() override {
     BLK_CHECK(!closed && in_flight == 0);
     closed = true;
@@ -123,6 +127,71 @@ TEST_CASE("retry opens again, with the same arguments, and closes what it opened
     CHECK_FALSE(opened.read_only);
   }
   for (const auto& device : flaky.devices) CHECK(device->closed);
+}
+
+// ---- What was not flushed when the disk was opened again
+
+Task<absl::Status> WriteReadFlush(Device* device) {
+  std::string data(3000, 'w');
+  BLK_CO_RETURN_IF_ERROR(co_await device->Write({}, 100, data));
+  BLK_CO_RETURN_IF_ERROR(co_await device->Read({}, 100, data));
+  co_return co_await device->Flush({});
+}
+Task<absl::Status> WriteFlushReadFlush(Device* device) {
+  std::string data(3000, 'w');
+  BLK_CO_RETURN_IF_ERROR(co_await device->Write({}, 100, data));
+  BLK_CO_RETURN_IF_ERROR(co_await device->Write(Call().With(kFua), 200, data));
+  BLK_CO_RETURN_IF_ERROR(co_await device->Flush({}));
+  BLK_CO_RETURN_IF_ERROR(co_await device->Read({}, 100, data));
+  co_return co_await device->Flush({});
+}
+// OK if every flush fails but nothing else does.
+Task<absl::Status> FlushFailsForEver(Device* device) {
+  std::string data(10, 'w');
+  absl::Status status = co_await WriteReadFlush(device);
+  for (int i = 0; i < 3; ++i) {
+    if (ErrnoOf(status) != EIO || status.message().find("may be lost") == status.message().npos)
+      co_return absl::InternalError(absl::StrCat("flush: ", status.message()));
+    BLK_CO_RETURN_IF_ERROR(co_await device->Write({}, 100, data));
+    status = co_await device->Flush({});
+  }
+  co_return absl::OkStatus();
+}
+
+TEST_CASE("retry: a flush never says of what may be lost that it is safe") {
+  Flaky read_failed({1});  // the read fails, and so does the flush before closing
+  CHECK(Try(RetrySpec(), kQuick, &read_failed, FlushFailsForEver).message() == "");
+  CHECK(read_failed.layer->opened.size() == 2);
+  Flaky flush_failed({2});
+  CHECK(Try(RetrySpec(), kQuick, &flush_failed, FlushFailsForEver).message() == "");
+  CHECK(flush_failed.layer->opened.size() == 2);
+  Flaky all_flushed({3});
+  CHECK(Try(RetrySpec(), kQuick, &all_flushed, WriteFlushReadFlush).message() == "");
+  CHECK(all_flushed.layer->opened.size() == 2);
+  CHECK(all_flushed.array->flushes == 2);
+}
+
+Task<absl::Status> OneLosesOtherFlushes(Layer* layer) {
+  BLK_CO_ASSIGN_OR_RETURN(DevicePtr writer, co_await layer->Open({}));
+  BLK_CO_ASSIGN_OR_RETURN(DevicePtr other, co_await layer->Open({}));
+  std::string data(10, 'w');
+  BLK_CO_RETURN_IF_ERROR(co_await writer->Write({}, 100, data));
+  BLK_CO_RETURN_IF_ERROR(co_await writer->Read({}, 100, data));
+  absl::Status flush = co_await other->Flush({});
+  BLK_CO_RETURN_IF_ERROR(co_await writer->Close());
+  BLK_CO_RETURN_IF_ERROR(co_await other->Close());
+  writer = other = nullptr;
+  // Who comes later has lost nothing.
+  BLK_CO_ASSIGN_OR_RETURN(DevicePtr later, co_await layer->Open({}));
+  BLK_CO_RETURN_IF_ERROR(co_await later->Flush({}));
+  BLK_CO_RETURN_IF_ERROR(co_await later->Close());
+  co_return flush;
+}
+
+TEST_CASE("retry: what one client lost, no flush of another covers") {
+  Flaky flaky({1});
+  auto layer = MakeFilter(RetrySpec(), kQuick, flaky.layer);
+  CHECK(ErrnoOf(OnLoop(OneLosesOtherFlushes, layer->get())) == EIO);
 }
 
 TEST_CASE("retry gives up after so many times, with the last error") {

@@ -30,17 +30,8 @@ namespace {
 using test::ArrayDevice;
 using test::MakeFilter;
 using test::OnLoop;
+using test::OpenFilter;
 using test::OpenNow;
-
-// Opened, and the layer kept alive with it.
-absl::StatusOr<DevicePtr> Open(const Spec& spec, const test::Words& words, DevicePtr below,
-                               OpenArgs args = {}) {
-  auto layer = MakeFilter(spec, words, std::move(below));
-  if (!layer.ok()) return layer.status();
-  auto device = OpenNow(*layer, std::move(args));
-  if (!device.ok()) return device.status();
-  return DevicePtr(device->get(), [layer = *layer, device = *device](Device*) {});
-}
 
 std::shared_ptr<ArrayDevice> Array(uint64_t size, uint32_t block = 1) {
   Facts facts = test::ArrayFacts(size);
@@ -84,7 +75,7 @@ std::vector<Extent> Extents(Device* device) {
 
 TEST_CASE("truncate cuts, extends and rounds") {
   auto size = [](const test::Words& words) {
-    auto device = Open(TruncateSpec(), words, Array(10'000));
+    auto device = OpenFilter(TruncateSpec(), words, Array(10'000));
     return device.ok() ? (*device)->size() : 0;
   };
   CHECK(size({}) == 10'000);
@@ -101,7 +92,7 @@ TEST_CASE("truncate cuts, extends and rounds") {
 TEST_CASE("after the end of the disk there are zeroes, which can be written") {
   auto array = Array(10'000);
   array->suspend = true;
-  auto device = Open(TruncateSpec(), {{"truncate", "20000"}}, array);
+  auto device = OpenFilter(TruncateSpec(), {{"truncate", "20000"}}, array);
   REQUIRE(device.ok());
   CHECK(Put(device->get(), 9'998, std::string("ab\0\0", 4)) == 0);
   CHECK(Get(device->get(), 9'997, 5) == std::string("\0ab\0\0", 5));
@@ -113,7 +104,7 @@ TEST_CASE("after the end of the disk there are zeroes, which can be written") {
   CHECK(Put(device->get(), 9'999, "z") == 0);
   CHECK(Extents(device->get()) ==
         std::vector<Extent>{{9'999, kExtentHoleZero}, {1, kExtentData}, {10'000, kExtentHoleZero}});
-  auto cut = Open(TruncateSpec(), {{"truncate", "5000"}}, array);
+  auto cut = OpenFilter(TruncateSpec(), {{"truncate", "5000"}}, array);
   CHECK(OnLoop(RandomOperations, cut->get(), 9).message() == "");
 }
 
@@ -123,7 +114,7 @@ TEST_CASE("swab swaps words, both ways") {
   auto swapped = [](const std::string& bits) {
     auto array = Array(17);
     array->bytes = "01234567abcdefgh!";
-    auto device = Open(SwabSpec(), {{"swab-bits", bits}}, array);
+    auto device = OpenFilter(SwabSpec(), {{"swab-bits", bits}}, array);
     std::string text = Get(device->get(), 0, (*device)->size());
     CHECK(Put(device->get(), 8, text.substr(8, 8)) == 0);
     CHECK(array->bytes == "01234567abcdefgh!");
@@ -142,7 +133,7 @@ TEST_CASE("protect refuses changes, and only them") {
   auto array = Array(10'000);
   array->bytes.assign(10'000, 'p');
   array->suspend = true;
-  auto device = Open(ProtectSpec(), {{"protect", "100-199"}, {"protect", "0x1000-"}}, array);
+  auto device = OpenFilter(ProtectSpec(), {{"protect", "100-199"}, {"protect", "0x1000-"}}, array);
   REQUIRE(device.ok());
   CHECK(Put(device->get(), 0, std::string(100, 'a')) == 0);
   CHECK(Put(device->get(), 0, std::string(101, 'a')) == EPERM);
@@ -156,7 +147,7 @@ TEST_CASE("protect refuses changes, and only them") {
   CHECK(PutZero(device->get(), 150, 1, kTrim) == EPERM);
   CHECK(PutZero(device->get(), 200, 10, kTrim) == 0);
   CHECK(Get(device->get(), 98, 4) == "bbpp");
-  auto other = Open(ProtectSpec(), {{"protect", "~1000-1999"}}, array);
+  auto other = OpenFilter(ProtectSpec(), {{"protect", "~1000-1999"}}, array);
   CHECK(Put(other->get(), 1000, std::string(1000, 'x')) == 0);
   CHECK(Put(other->get(), 999, "x") == EPERM);
   CHECK(Put(other->get(), 2000, "x") == EPERM);
@@ -172,7 +163,7 @@ TEST_CASE("map moves ranges; the first that fits counts") {
   array->holes.assign(20, false);
   array->holes[15] = true;
   auto map = [&](const test::Words& words) {
-    auto device = Open(MapSpec(), words, array);
+    auto device = OpenFilter(MapSpec(), words, array);
     return device.ok() ? Get(device->get(), 0, (*device)->size())
                        : std::string(device.status().message());
   };
@@ -182,7 +173,7 @@ TEST_CASE("map moves ranges; the first that fits counts") {
   CHECK(map({{"map", "0-30:0"}}) == "0123456789abcdefghij");
   CHECK(map({{"map", "0-4:16"}}).find("beyond the end") != std::string::npos);
   CHECK(map({{"map", "0-4:0"}, {"map-size", "21"}}).find("beyond the end") != std::string::npos);
-  auto device = Open(MapSpec(), {{"map", "0-4:15"}, {"map", "15-19:0"}}, array);
+  auto device = OpenFilter(MapSpec(), {{"map", "0-4:15"}, {"map", "15-19:0"}}, array);
   CHECK(Extents(device->get()) == std::vector<Extent>{{1, kExtentHoleZero}, {19, kExtentData}});
   CHECK(Put(device->get(), 3, "WXYZ") == 0);
   CHECK(array->bytes == "01234YZ789abcdefghWX");
@@ -193,14 +184,15 @@ TEST_CASE("map moves ranges; the first that fits counts") {
 TEST_CASE("map over a large disk is what random operations make of it") {
   auto array = Array(100'000);
   array->suspend = true;
-  auto device = Open(MapSpec(), {{"map", "0-9999:50000"}, {"map", "50000-59999:0"}}, array);
+  auto device = OpenFilter(MapSpec(), {{"map", "0-9999:50000"}, {"map", "50000-59999:0"}}, array);
   CHECK(OnLoop(RandomOperations, device->get(), 21).message() == "");
 }
 
 TEST_CASE("extentlist tells what the file says; gaps are holes") {
   TemporaryDirectory dir;
   auto extents = [&](const std::string& text) {
-    auto device = Open(ExtentListSpec(), {{"extentlist", dir.Write("list", text)}}, Array(1 << 20));
+    auto device =
+        OpenFilter(ExtentListSpec(), {{"extentlist", dir.Write("list", text)}}, Array(1 << 20));
     REQUIRE_MESSAGE(device.ok(), device.status().message());
     return Extents(device->get());
   };
@@ -213,8 +205,9 @@ TEST_CASE("extentlist tells what the file says; gaps are holes") {
   CHECK(extents("0 1K 2\n1K\n") ==
         std::vector<Extent>{{1024, kExtentZero}, {(1 << 20) - 1024, kExtentData}});
   for (std::string bad : {"0 2K\n1K 1K\n", "x\n", "0 1K hole,x\n", "0 1 2 3\n"})
-    CHECK_FALSE(Open(ExtentListSpec(), {{"extentlist", dir.Write("list", bad)}}, Array(10)).ok());
-  CHECK_FALSE(Open(ExtentListSpec(), {{"extentlist", dir / "none"}}, Array(10)).ok());
+    CHECK_FALSE(
+        OpenFilter(ExtentListSpec(), {{"extentlist", dir.Write("list", bad)}}, Array(10)).ok());
+  CHECK_FALSE(OpenFilter(ExtentListSpec(), {{"extentlist", dir / "none"}}, Array(10)).ok());
 }
 
 // ---- blocksize
@@ -251,14 +244,14 @@ class StrictDevice final : public ArrayDevice {
 TEST_CASE("blocksize makes any request one that the disk can do") {
   for (uint64_t longest : {512, 4096, 1 << 20}) {
     auto strict = std::make_shared<StrictDevice>(100'352, 512, longest);
-    auto device = Open(BlockSizeSpec(), {}, strict);
+    auto device = OpenFilter(BlockSizeSpec(), {}, strict);
     REQUIRE(device.ok());
     CHECK((*device)->facts().block.minimum == 1);
     CHECK(OnLoop(RandomOperations, device->get(), 13).message() == "");
   }
   auto array = Array(10'000);
   auto rounded =
-      Open(BlockSizeSpec(), {{"minblock", "4K"}, {"maxdata", "8K"}, {"maxlen", "4K"}}, array);
+      OpenFilter(BlockSizeSpec(), {{"minblock", "4K"}, {"maxdata", "8K"}, {"maxlen", "4K"}}, array);
   CHECK((*rounded)->size() == 8'192);
   CHECK(OnLoop(RandomOperations, rounded->get(), 14).message() == "");
   for (auto [key, value] : std::vector<std::pair<std::string, std::string>>{
@@ -285,7 +278,7 @@ Task<absl::Status> WriteTogether(Device* device, std::string* oracle) {
 
 TEST_CASE("writers of parts of one block lose nothing") {
   auto strict = std::make_shared<StrictDevice>(1024, 512, 512);
-  auto device = Open(BlockSizeSpec(), {}, strict);
+  auto device = OpenFilter(BlockSizeSpec(), {}, strict);
   std::string oracle(1024, '\0');
   CHECK(OnLoop(WriteTogether, device->get(), &oracle).message() == "");
 }
@@ -293,17 +286,17 @@ TEST_CASE("writers of parts of one block lose nothing") {
 TEST_CASE("blocksize-policy tells of block sizes, and insists on them or not") {
   auto array = Array(1 << 20);
   test::Words words = {{"blocksize-minimum", "4K"}, {"blocksize-maximum", "64K"}};
-  auto advice = Open(BlockSizePolicySpec(), words, array);
+  auto advice = OpenFilter(BlockSizePolicySpec(), words, array);
   CHECK((*advice)->facts().block.minimum == 4096);
   CHECK((*advice)->facts().block.maximum == 65536);
   CHECK(Put(advice->get(), 1, "x") == 0);
   words.emplace_back("blocksize-error-policy", "error");
-  auto rule = Open(BlockSizePolicySpec(), words, array);
+  auto rule = OpenFilter(BlockSizePolicySpec(), words, array);
   CHECK(Put(rule->get(), 1, "x") == EINVAL);
   CHECK(Put(rule->get(), 0, std::string(65536, 'x')) == 0);
   CHECK(Put(rule->get(), 0, std::string(65536 + 4096, 'x')) == EINVAL);
   // What the disk itself insists on stays.
-  auto strict = Open(BlockSizePolicySpec(), {{"blocksize-minimum", "1"}}, Array(4096, 512));
+  auto strict = OpenFilter(BlockSizePolicySpec(), {{"blocksize-minimum", "1"}}, Array(4096, 512));
   CHECK(Put(strict->get(), 1, "x") == EINVAL);
   for (auto [key, value] :
        std::vector<std::pair<std::string, std::string>>{{"blocksize-minimum", "3"},
@@ -321,11 +314,11 @@ TEST_CASE("small filters change facts, and pass data") {
     INFO(spec->name());
     auto array = Array(100'000);
     array->suspend = true;
-    auto device = Open(*spec, {}, array);
+    auto device = OpenFilter(*spec, {}, array);
     CHECK(OnLoop(RandomOperations, device->get(), 31).message() == "");
   }
   auto facts = [](const Spec& spec, const test::Words& words) {
-    auto device = Open(spec, words, Array(1000));
+    auto device = OpenFilter(spec, words, Array(1000));
     REQUIRE(device.ok());
     return (*device)->facts();
   };
@@ -340,24 +333,26 @@ TEST_CASE("small filters change facts, and pass data") {
   CHECK(facts(FuaSpec(), {}).fua == Support::kNone);
   auto array = Array(10);
   array->holes.assign(10, true);
-  CHECK(Extents(Open(NoExtentsSpec(), {}, array)->get()) == std::vector<Extent>{{10, kExtentData}});
+  CHECK(Extents(OpenFilter(NoExtentsSpec(), {}, array)->get()) ==
+        std::vector<Extent>{{10, kExtentData}});
 }
 
 TEST_CASE("nozero writes, keeps holes away, and answers fast zeroes as told") {
   auto array = Array(10'000);
-  auto emulate = Open(NoZeroSpec(), {{"zeromode", "emulate"}}, array);
+  auto emulate = OpenFilter(NoZeroSpec(), {{"zeromode", "emulate"}}, array);
   CHECK(PutZero(emulate->get(), 0, 10) == 0);
   CHECK_FALSE(array->holes[0]);
   CHECK(PutZero(emulate->get(), 0, 10, kFastZero) == EOPNOTSUPP);
-  auto notrim = Open(NoZeroSpec(), {{"zeromode", "notrim"}}, array);
+  auto notrim = OpenFilter(NoZeroSpec(), {{"zeromode", "notrim"}}, array);
   CHECK(PutZero(notrim->get(), 100, 10) == 0);
   CHECK_FALSE(array->holes[100]);
-  auto plugin = Open(NoZeroSpec(), {{"zeromode", "plugin"}}, array);
+  auto plugin = OpenFilter(NoZeroSpec(), {{"zeromode", "plugin"}}, array);
   CHECK(PutZero(plugin->get(), 0, 10, kFastZero) == 0);
   CHECK(array->holes[0]);
-  auto slow = Open(NoZeroSpec(), {{"zeromode", "plugin"}, {"fastzeromode", "slow"}}, array);
+  auto slow = OpenFilter(NoZeroSpec(), {{"zeromode", "plugin"}, {"fastzeromode", "slow"}}, array);
   CHECK(PutZero(slow->get(), 0, 10, kFastZero) == EOPNOTSUPP);
-  auto ignore = Open(NoZeroSpec(), {{"zeromode", "emulate"}, {"fastzeromode", "ignore"}}, array);
+  auto ignore =
+      OpenFilter(NoZeroSpec(), {{"zeromode", "emulate"}, {"fastzeromode", "ignore"}}, array);
   CHECK(PutZero(ignore->get(), 0, 10, kFastZero) == 0);
 }
 
@@ -370,7 +365,7 @@ Task<absl::Status> WriteFua(Device* device) {
 TEST_CASE("fua: how many FUA writes and flushes arrive") {
   auto arrive = [](const std::string& mode) {
     auto array = Array(100);
-    auto device = Open(FuaSpec(), {{"fuamode", mode}}, array);
+    auto device = OpenFilter(FuaSpec(), {{"fuamode", mode}}, array);
     REQUIRE(OnLoop(WriteFua, device->get()).ok());
     return std::pair(array->fua, array->flushes);
   };
@@ -389,7 +384,7 @@ TEST_CASE("readonly, always or while a file exists") {
   CHECK(below->opened[0].read_only);
   CHECK(Put(device->get(), 0, "x") == EPERM);
   TemporaryDirectory dir;
-  auto switched = Open(ReadOnlySpec(), {{"readonly-file", dir / "lock"}}, Array(100));
+  auto switched = OpenFilter(ReadOnlySpec(), {{"readonly-file", dir / "lock"}}, Array(100));
   CHECK(Put(switched->get(), 0, "x") == 0);
   dir.Write("lock", "");
   CHECK(Put(switched->get(), 0, "x") == EPERM);
