@@ -29,6 +29,7 @@ const std::map<std::string, Traits, std::less<>>& TraitsTable() {
       {"cow", {.writes = Writes::kKeep}},
       {"delay", {.slow = true}},
       {"eval", {.slow = true}},
+      {"sh", {.slow = true}},
       {"rate", {.slow = true}},
   });
   return table;
