@@ -76,6 +76,10 @@ class Layer {
  public:
   virtual ~Layer() = default;
 
+  // Called instead of Ready() and all that follows: prints lines KEY=VALUE about what the
+  // parameters name, beyond what the Spec knows, to standard output (scripts have something to
+  // tell).
+  virtual absl::Status DumpPlugin() { return absl::OkStatus(); }
   // All parameters are in: check them together, open what must exist. Errors reach the terminal
   // before anything starts.
   virtual absl::Status Ready() { return absl::OkStatus(); }

@@ -153,4 +153,15 @@ class LoopPool {
   std::unique_ptr<Impl> impl_;
 };
 
+// Runs `task` to its end on a loop of its own, in a thread of its own, and blocks meanwhile: for
+// what must be done before the loops of the process run, or after. Nothing that belongs to that
+// loop (streams, watches) may be kept.
+template <typename T>
+T RunApart(Task<T> task) {
+  std::optional<T> result;
+  std::thread thread([&] { result.emplace(LoopPool(1).RunMain(std::move(task))); });
+  thread.join();
+  return *std::move(result);
+}
+
 }  // namespace blk

@@ -107,6 +107,9 @@ absl::Status ParamReader::Give(std::string_view key, std::string_view value) {
 
 absl::Status ParamReader::GiveBare(std::string_view value) {
   const ParamRow* row = rows_->magic();
+  bool full = row != nullptr && !HasRoomFor(row->name);
+  if (full && rows_->any_key_takes_words())
+    return Annotate(rows_->SetAny(config_, "", value), owner_);
   if (row != nullptr) return GiveRow(*row, value);
   std::vector<std::string_view> names = rows_->names();
   if (names.empty() && !rows_->takes_any_key()) {

@@ -93,8 +93,10 @@ class ParamRows {
   const ParamRow* FindLetter(char letter) const;
   const ParamRow* magic() const;
   // The row that takes every key that has no row of its own, for backends whose keys the user makes
-  // up.
+  // up. Where it takes words, those without a key that the magic row has no room for go there, too,
+  // with "" as their key.
   bool takes_any_key() const { return static_cast<bool>(set_any_); }
+  bool any_key_takes_words() const { return any_key_takes_words_; }
   const std::string& any_key_help() const { return any_key_help_; }
   absl::Status SetAny(void* config, std::string_view key, std::string_view value) const {
     return set_any_(config, key, value);
@@ -109,6 +111,7 @@ class ParamRows {
   std::vector<ParamRow> rows_;
   std::function<absl::Status(void* config, std::string_view key, std::string_view value)> set_any_;
   std::string any_key_help_;
+  bool any_key_takes_words_ = false;
 };
 
 // Reads one layer's or tool's parameters into a Config. Messages begin with `owner` ("memory:
@@ -346,8 +349,9 @@ class ParamTable : public ParamRows {
 
   // Every key that has no row is appended to `member`, in the order given.
   ParamTable& AnyKey(std::vector<std::pair<std::string, std::string>> Config::* member,
-                     std::string help) {
+                     std::string help, bool takes_words = false) {
     any_key_help_ = std::move(help);
+    any_key_takes_words_ = takes_words;
     set_any_ = [member](void* config, std::string_view key, std::string_view value) {
       (static_cast<Config*>(config)->*member).emplace_back(key, value);
       return absl::OkStatus();

@@ -11,8 +11,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <optional>
 
 #include "absl/cleanup/cleanup.h"
+#include "absl/functional/any_invocable.h"
 #include "absl/strings/str_split.h"
 #include "src/core/loop.h"
 #include "src/core/scope.h"
@@ -395,8 +397,8 @@ absl::Status Process::Kill(int signal) {
 
 namespace {
 
-Task<void> FeedInput(StreamPtr* stream, const std::string* input) {
-  iovec part{const_cast<char*>(input->data()), input->size()};
+Task<void> FeedInput(StreamPtr* stream, std::string_view input) {
+  iovec part{const_cast<char*>(input.data()), input.size()};
   // A program need not read all that it is given.
   (void)co_await (*stream)->WriteAll({&part, 1});
   stream->reset();  // closed: the end of its input
@@ -418,9 +420,29 @@ Task<void> Collect(Stream* stream, size_t bytes_max, std::string* into, Process*
   }
 }
 
+// Ends the wait for `process` once `stop` is requested, on whichever thread that happens.
+class WaitStopper {
+ public:
+  WaitStopper(const std::stop_token* stop, Process* process) {
+    if (stop == nullptr) return;
+    callback_.emplace(*stop, [loop = Loop::Current(), cell = cell_] { loop->Spawn(End(cell)); });
+    *cell_ = process;
+  }
+  ~WaitStopper() { *cell_ = nullptr; }
+
+ private:
+  static Task<void> End(std::shared_ptr<Process*> cell) {
+    if (*cell) (*cell)->CancelWait();
+    co_return;
+  }
+  // Null when there is nobody to tell. Used on the loop only.
+  std::shared_ptr<Process*> cell_ = std::make_shared<Process*>(nullptr);
+  std::optional<std::stop_callback<absl::AnyInvocable<void()>>> callback_;
+};
+
 }  // namespace
 
-Task<absl::StatusOr<CommandOutput>> RunCommand(Command command, std::string input,
+Task<absl::StatusOr<CommandOutput>> RunCommand(Command command, std::string_view input,
                                                RunLimits limits) {
   command.own_group = true;
   command.input = input.empty() ? Redirect::Null() : Redirect::Pipe();
@@ -428,6 +450,8 @@ Task<absl::StatusOr<CommandOutput>> RunCommand(Command command, std::string inpu
   absl::StatusOr<std::unique_ptr<Process>> started = absl::UnknownError("not started");
   co_await Loop::Current()->Offload([&] { started = StartProcess(command); });
   BLK_CO_RETURN_IF_ERROR(started.status());
+  if (limits.stop && limits.stop->stop_requested())
+    co_return ErrnoErrorAsIs(ECANCELED, absl::StrCat(command.argv[0], " was not waited for"));
   Process& process = **started;
   CommandOutput result;
   StreamPtr feed, output = MakeSocketStream(process.output.Release()),
@@ -435,11 +459,15 @@ Task<absl::StatusOr<CommandOutput>> RunCommand(Command command, std::string inpu
   TaskScope scope;
   if (process.input.valid()) {
     feed = MakeSocketStream(process.input.Release());
-    scope.Spawn(FeedInput(&feed, &input));
+    scope.Spawn(FeedInput(&feed, input));
   }
   scope.Spawn(Collect(output.get(), limits.output_bytes_max, &result.output, &process));
   scope.Spawn(Collect(errors.get(), limits.error_bytes_max, &result.errors, nullptr));
-  auto status = co_await process.Wait(limits.timeout_ns);
+  absl::StatusOr<ExitStatus> status = ExitStatus{};
+  {
+    WaitStopper stopper(limits.stop, &process);
+    status = co_await process.Wait(limits.timeout_ns);
+  }
   if (!status.ok()) {
     (void)process.Kill(SIGKILL);
     (void)co_await process.Wait();

@@ -18,7 +18,9 @@
 
 #include <memory>
 #include <span>
+#include <stop_token>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -140,6 +142,7 @@ struct RunLimits {
   size_t output_bytes_max = limits::kProgramOutputBytesMax;
   size_t error_bytes_max = limits::kProgramErrorBytesMax;
   int64_t timeout_ns = INT64_MAX;
+  const std::stop_token* stop = nullptr;  // requested, on any thread: the program is killed
 };
 
 struct CommandOutput {
@@ -151,9 +154,10 @@ struct CommandOutput {
 // Runs a program to its end on the current loop, in a process group of its own: `input` is its
 // stdin, stdout and stderr are collected (the command's own redirections are ignored). A failing
 // exit status is a result. Errors: what StartProcess says; EFBIG when it writes more than
-// output_bytes_max, ETIMEDOUT: it is killed then. What processes that it left behind write after
-// its end is lost.
-Task<absl::StatusOr<CommandOutput>> RunCommand(Command command, std::string input,
+// output_bytes_max, ETIMEDOUT, ECANCELED after `limits.stop`: it is killed then. `input` is
+// borrowed until the task completes. What processes that it left behind write after its end is
+// lost.
+Task<absl::StatusOr<CommandOutput>> RunCommand(Command command, std::string_view input,
                                                RunLimits limits);
 
 // The output of a program, read bit by bit and only as far as needed, before loops run.

@@ -121,8 +121,8 @@ class SpecBuilder {
   }
   // Keys that the user makes up, in the order given.
   SpecBuilder& AnyKey(std::vector<std::pair<std::string, std::string>> Config::* member,
-                      std::string_view help) {
-    table_->AnyKey(member, std::string(help));
+                      std::string_view help, bool takes_words = false) {
+    table_->AnyKey(member, std::string(help), takes_words);
     return *this;
   }
 

@@ -250,6 +250,18 @@ absl::StatusOr<ServePlan> PlanFor(const NbdkitOptions& options, const NbdkitStac
   return plan;
 }
 
+// What a plugin with these parameters, such as a script, has to say beyond its Spec.
+absl::Status DumpConfigured(const NbdkitOptions& options, const NbdkitStack& stack) {
+  BLK_ASSIGN_OR_RETURN(std::vector<std::string> words,
+                       ConfigWords(stack, std::span(options.words).subspan(1)));
+  BLK_ASSIGN_OR_RETURN(StackPlan plan,
+                       PlanOldCommandLine(AllSpecs(), {}, stack.plugin->name(), words));
+  std::fflush(stdout);
+  BLK_ASSIGN_OR_RETURN(LayerPtr layer,
+                       stack.plugin->MakeLayer(plan.layers.back().config.get(), {}));
+  return layer->DumpPlugin();
+}
+
 }  // namespace
 
 int NbdkitMain(std::span<const std::string> arguments) {
@@ -277,7 +289,9 @@ int NbdkitMain(std::span<const std::string> arguments) {
                        : options.version ? NbdkitVersions(*stack)
                                          : NbdkitDump(*stack);
     std::fputs(text.c_str(), stdout);
-    return EXIT_SUCCESS;
+    if (!options.dump_plugin || options.words.size() == 1) return EXIT_SUCCESS;
+    absl::Status dumped = DumpConfigured(options, *stack);
+    return dumped.ok() ? EXIT_SUCCESS : Fail(dumped.message());
   }
   if (!CombinationIsRight(options))
     return Refuse(

@@ -47,8 +47,20 @@ constexpr PluginFacts kPluginFacts[] = {
     {"pattern", "can_multi_conn can_cache pwrite", ""},
     {"info", "close can_multi_conn can_cache", "info_address=yes info_base64=yes"},
     {"zero", "can_multi_conn can_cache", ""},
-    {"sh", kEverything, "max_known_status=3"},
-    {"eval", kEverything, "max_known_status=3"},
+    {"sh", kEverything, "max_known_status=8"},
+    {"eval", kEverything, "max_known_status=8"},
+    {"python", kEverything, "nbdkit_python_maximum_api_version=2"},
+    {"perl", kEverything, ""},
+    {"ruby", kEverything, ""},
+    {"lua", kEverything, ""},
+    {"tcl", kEverything, ""},
+    {"floppy", "can_multi_conn can_cache", ""},
+    {"iso", "get_ready can_multi_conn can_cache", ""},
+    {"linuxdisk", "get_ready can_multi_conn can_cache", ""},
+    {"partitioning", "can_multi_conn can_cache pwrite flush", ""},
+    {"tmpdisk", "close can_trim can_fua can_multi_conn pwrite flush trim", ""},
+    {"ondemand",
+     "list_exports default_export close can_trim can_fua can_multi_conn pwrite flush trim", ""},
 };
 
 // nbdkit's plugins for teaching, which tests of other programs use: each is one of ours in a

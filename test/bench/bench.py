@@ -177,6 +177,10 @@ def cases(a):
     keys = a.folder + "/keys.psk"
     tls = f"blk serve {{where}} --tls-psk={keys} memory {ram}", f"nbdkit {{where}} --tls-psk={keys} memory {ram}"
     secure_uri = f"nbds+unix://bench@/?socket={{socket}}&tls-psk-file={keys}"
+    # A disk of zeroes in each of the ways to write one.
+    evaluated = "get_size='echo 1M' pread='head -c $3 /dev/zero' thread_model='echo serialize_requests'"
+    script, program = f"{a.folder}/zeroes.sh", f"exec '/usr/bin/python3 {a.folder}/zeroes_exec.py'"
+    calls = fio("randread", "4k", 1, 1, secs, "1M")
 
     many = f"blk bench --json --no-shm -C %d -d 32 -w 50 -s {secs} '{{uri}}'"
     start = "for i in 1 2 3 4 5 6 7 8 9 10; do %s null 1M --run true; done"
@@ -262,12 +266,43 @@ def cases(a):
                          convert(f"qemu-img convert -t writeback -W -m 16 -f qcow2 -O raw {half}.qcow2 {out}"), "wall cpu", 0.9),
         "qcow2-to-raw-nbdcopy": ("nbdcopy --flush", convert(f"blk copy -- [ qemu-nbd -r -f qcow2 {half}.qcow2 ] {out}"),
                                  convert(f"nbdcopy --flush -- [ qemu-nbd -r -f qcow2 {half}.qcow2 ] {out}"), "wall cpu", 0.9),
+        "python-4k-16": ("nbdkit python", *both((f"blk serve {{where}} python {a.folder}/zeroes.py", f"nbdkit {{where}} python {a.folder}/zeroes.py"),
+                                                fio("randread", "4k", 16, 1, secs, "16M")), "iops", 1.0),
+        "python-4k-1": ("nbdkit python", *both((f"blk serve {{where}} python {a.folder}/zeroes.py", f"nbdkit {{where}} python {a.folder}/zeroes.py"),
+                                               fio("randread", "4k", 1, 1, secs, "16M")), "iops", 1.0),
+        "sh-call": ("nbdkit sh", *both((f"blk serve {{where}} sh {script}", f"nbdkit {{where}} sh {script}"), calls), "iops", 0.91),
+        "eval-call": ("nbdkit eval", *both((f"blk serve {{where}} eval {evaluated}", f"nbdkit {{where}} eval {evaluated}"), calls), "iops", 0.91),
+        "exec-call": ("blk sh", *both((f"blk serve {{where}} {program}", f"blk serve {{where}} sh {script}"), calls), "iops", 10),
         "start": ("nbdkit", whole(start % "blk serve"), whole(start % "nbdkit"), "wall cpu", 0.7),
         "idle": ("nbdkit", idle("blk serve {where} null 1M"), idle("nbdkit {where} null 1M"), "idle_kib", 1.0),
     }
 
 
+SCRIPTS = {
+    "zeroes.py": """API_VERSION = 2
+disk = bytearray(16 << 20)
+def open(readonly): return 1
+def get_size(h): return len(disk)
+def pread(h, buf, offset, flags): buf[:] = disk[offset:offset + len(buf)]
+""",
+    "zeroes.sh": """#!/bin/sh
+case "$1" in get_size) echo 1M ;; pread) head -c $3 /dev/zero ;; *) exit 2 ;; esac
+""",
+    "zeroes_exec.py": """import sys
+for line in sys.stdin.buffer:
+    ident, method, length, *words = line.split()
+    output = b"get_size pread" if method == b"load" else b"1M" if method == b"get_size" else bytes(int(words[1]))
+    sys.stdout.buffer.write(b"%s ok %d\n" % (ident, len(output)) + output)
+    sys.stdout.buffer.flush()
+""",
+}
+
+
 def prepare(a, names):
+    for name, text in SCRIPTS.items():
+        with open(os.path.join(a.folder, name), "w") as f:
+            f.write(text)
+        os.chmod(f.name, 0o755)
     if any(n.startswith("file") or n == "tls-write" for n in names):
         size = (256 if a.quick else 1024) << 20
         run(f"dd if=/dev/urandom of={a.folder}/disk.img bs=1M count={size >> 20} 2>/dev/null")

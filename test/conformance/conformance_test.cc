@@ -2,6 +2,7 @@
 // is tested before anyone writes a test for it. Those without an example that opens by itself are
 // named in this file with what they need.
 #include <doctest/doctest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <set>
@@ -146,9 +147,11 @@ Subject Plain(std::string spec, std::string export_name = "") {
 // ---- Those that need something around them
 
 const std::set<std::string_view>& TriedByHand() {
-  static const auto& names =
-      *new std::set<std::string_view>({"file", "split", "nbd", "partition", "extentlist", "tar",
-                                       "pause", "ddrescue", "checkwrite"});
+  static const auto& names = *new std::set<std::string_view>(
+      {"file", "split", "nbd", "partition", "extentlist", "tar", "pause", "ddrescue", "checkwrite",
+       "partitioning", "floppy", "linuxdisk", "example2", "python", "sh", "exec",
+       // in test/interop, with programs that need not be here
+       "perl", "ruby", "lua", "tcl", "iso", "tmpdisk", "ondemand"});
   return names;
 }
 
@@ -233,6 +236,62 @@ TEST_CASE("partitions keep the contract") {
   Try(Plain("partition(partition=1)+" + DiskWithPartition(disk)));
   Try(Plain("cow+partition(partition=1)+" + DiskWithPartition(disk)));
   Try(Plain("partition(partition=1)+cache+" + DiskWithPartition(disk)));
+}
+
+TEST_CASE("disks made up around files keep the contract") {
+  TemporaryDirectory directory;
+  const std::string folder = directory.path() + "/folder";
+  std::filesystem::create_directory(folder);
+  const std::string first = SomeFile(folder + "/first", 12345, 1);
+  const std::string second = SomeFile(folder + "/second", 700001, 2);
+  // What lies between the partitions cannot be written, so nothing is.
+  Try(Plain(
+      absl::StrCat("readonly+partitioning(alignment=4096,file=", first, ",file=", second, ")")));
+  Try(Plain(absl::StrCat("readonly+partitioning(partition-type=gpt,file=", first, ")")));
+  Try(Plain(absl::StrCat("floppy(dir=", folder, ",size=2M)")));
+  Try(Plain(absl::StrCat("linuxdisk(dir=", folder, ",type=ext4)")));
+  Try(Plain("example2:" + second));
+}
+
+TEST_CASE("disks that programs are keep the contract") {
+  if (access("/usr/bin/python3", X_OK) != 0) return;  // some machine without it
+  TemporaryDirectory directory;
+  std::ofstream(directory.path() + "/disk.py") << R"(API_VERSION = 2
+disk = bytearray(70001)
+def open(readonly): return 1
+def get_size(h): return len(disk)
+def pread(h, buf, offset, flags): buf[:] = disk[offset:offset + len(buf)]
+def pwrite(h, buf, offset, flags): disk[offset:offset + len(buf)] = buf
+def flush(h, flags): pass
+)";
+  std::ofstream(directory.path() + "/disk.sh") << R"(#!/bin/sh
+case $1 in
+  load) head -c 5001 /dev/zero >$tmpdir/disk ;;
+  get_size) echo 5001 ;;
+  can_write) ;;
+  pread) tail -c +$(($4 + 1)) $tmpdir/disk | head -c $3 ;;
+  pwrite) dd of=$tmpdir/disk conv=notrunc bs=1 seek=$4 2>/dev/null ;;
+  *) exit 2 ;;
+esac
+)";
+  chmod((directory.path() + "/disk.sh").c_str(), 0755);
+  std::ofstream(directory.path() + "/exec.py") << R"(import sys
+disk = bytearray(30001)
+read, write = sys.stdin.buffer, sys.stdout.buffer
+for line in read:
+    ident, method, length, *words = line.split()
+    data = read.read(int(length))
+    output = b""
+    if method == b"load": output = b"get_size pread pwrite"
+    elif method == b"get_size": output = b"30001"
+    elif method == b"pread": output = disk[int(words[2]):int(words[2]) + int(words[1])]
+    elif method == b"pwrite": disk[int(words[2]):int(words[2]) + len(data)] = data
+    write.write(b"%s ok %d\n" % (ident, len(output)) + output)
+    write.flush()
+)";
+  Try(Plain(absl::StrCat("python:", directory.path(), "/disk.py")));
+  Try(Plain(absl::StrCat("exec(command=/usr/bin/python3 ", directory.path(), "/exec.py)")));
+  Try(Plain(absl::StrCat("sh:", directory.path(), "/disk.sh")));
 }
 
 TEST_CASE("an NBD server and client in between change nothing") {

@@ -28,6 +28,8 @@ const std::map<std::string, Traits, std::less<>>& TraitsTable() {
       {"split", {.hides_reserved = true}},
       {"cow", {.writes = Writes::kKeep}},
       {"delay", {.slow = true}},
+      {"eval", {.slow = true}},
+      {"sh", {.slow = true}},
       {"rate", {.slow = true}},
       {"spinning", {.slow = true}},
   });
