@@ -92,6 +92,7 @@ absl::StatusOr<std::string> Decode(std::string_view text) {
 // The text between parentheses, without them.
 absl::StatusOr<Params> ParseParams(std::string_view group) {
   Params params;
+  if (group.empty()) return params;
   for (std::string_view piece : absl::StrSplit(group, ',')) {
     auto pair = SplitKeyValue(piece);
     if (!pair)
@@ -112,6 +113,9 @@ size_t FindLastParams(std::string_view text) {
   if (open == std::string_view::npos || text.back() != ')') return std::string_view::npos;
   std::string_view group = text.substr(open + 1, text.size() - open - 2);
   if (absl::StrContains(group, ")")) return std::string_view::npos;
+  // `64K()` has no parameters; alone or after a sign, `()` is part of the value.
+  if (group.empty())
+    return open > 0 && absl::ascii_isalnum(text[open - 1]) ? open : std::string_view::npos;
   for (std::string_view piece : absl::StrSplit(group, ',')) {
     if (!SplitKeyValue(piece)) return std::string_view::npos;
   }

@@ -2,7 +2,7 @@
 //
 //   SPEC   = { FILTER [PARAMS] "+" } SOURCE          the leftmost filter is nearest the client
 //   SOURCE = path | URI | NAME [":" VALUE] [PARAMS]
-//   PARAMS = "(" KEY "=" VALUE { "," KEY "=" VALUE } ")"
+//   PARAMS = "(" [ KEY "=" VALUE { "," KEY "=" VALUE } ] ")"
 //
 //   memory:1T    sparse-random:1T(seed=7)    partition(partition=2)+disk.img    ./memory
 //

@@ -22,7 +22,7 @@ constexpr int kTerminatedCode = 128 + SIGTERM;  // what a shell in between makes
 }  // namespace
 
 Task<absl::StatusOr<std::unique_ptr<CaptiveServer>>> CaptiveServer::Start(
-    std::vector<std::string> argv) {
+    std::vector<std::string> argv, bool has_input) {
   if (argv.empty()) co_return absl::InvalidArgumentError("`[ ]` names no command");
   std::unique_ptr<CaptiveServer> server(new CaptiveServer);
   server->text_ = absl::StrCat("[ ", absl::StrJoin(argv, " "), " ]");
@@ -39,7 +39,7 @@ Task<absl::StatusOr<std::unique_ptr<CaptiveServer>>> CaptiveServer::Start(
   command.environment = {{"LISTEN_FDS", "1"}};
   command.unset = {"LISTEN_FDNAMES"};
   command.listen_pid = true;
-  command.input = Redirect::Null();
+  command.input = has_input ? Redirect::Inherit() : Redirect::Null();
   // The output of a tool may be the disk itself (`blk copy [ … ] -`).
   command.output = Redirect::To(STDERR_FILENO);
   command.descriptors = {{3, fd}};

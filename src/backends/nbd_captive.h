@@ -16,7 +16,9 @@ class CaptiveServer {
  public:
   // Starts the command with a listening Unix socket, in a private directory, as descriptor 3.
   // Clients may connect at once; whether the command is a server shows when they do.
-  static Task<absl::StatusOr<std::unique_ptr<CaptiveServer>>> Start(std::vector<std::string> argv);
+  // `has_input`: it has our standard input, else none.
+  static Task<absl::StatusOr<std::unique_ptr<CaptiveServer>>> Start(std::vector<std::string> argv,
+                                                                    bool has_input = false);
   CaptiveServer(const CaptiveServer&) = delete;
   // Without Stop(): kills the server and waits for nothing.
   ~CaptiveServer();

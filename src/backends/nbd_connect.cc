@@ -1,6 +1,7 @@
 #include "src/backends/nbd_connect.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "src/core/loop.h"
 
@@ -52,6 +53,7 @@ nbd::ClientHandshakeOptions HandshakeOptions(const NbdConnectOptions& options,
   result.tls_upgrade = upgrade;
   result.structured_replies = options.structured_replies;
   result.extended_headers = options.extended_headers;
+  result.go = options.go;
   result.contexts = options.contexts;
   return result;
 }
@@ -114,58 +116,99 @@ Facts FactsOfExport(const nbd::ServerExport& e) {
   return facts;
 }
 
-Task<absl::StatusOr<NbdConnection>> ConnectNbd(NbdConnectOptions options) {
+bool IsHangUp(const absl::Status& failure) {
+  const int error = ErrnoOf(failure);
+  return error == ECONNRESET || error == EPIPE;
+}
+
+bool AskForLess(NbdConnectOptions* options) {
+  if (options->extended_headers || options->arena) {
+    options->extended_headers = false;
+    options->arena = nullptr;
+    return true;
+  }
+  if (options->structured_replies || !options->contexts.empty()) {
+    options->structured_replies = false;
+    options->contexts.clear();
+    return true;
+  }
+  return std::exchange(options->go, false);
+}
+
+namespace {
+
+Task<absl::StatusOr<NbdConnection>> ConnectOnce(NbdConnectOptions options) {
   BLK_CO_ASSIGN_OR_RETURN(StreamPtr stream, co_await OpenNbdStream(options.uri));
   co_return co_await ConnectNbdOver(std::move(stream), std::move(options));
 }
 
+}  // namespace
+
+Task<absl::StatusOr<NbdConnection>> ConnectNbd(NbdConnectOptions options) {
+  auto connection = co_await ConnectOnce(options);
+  const absl::Status failure = connection.status();
+  // If it hangs up for another reason, the first failure is the one to tell of.
+  while (!connection.ok() && IsHangUp(connection.status()) && AskForLess(&options))
+    connection = co_await ConnectOnce(options);
+  if (!connection.ok()) co_return failure;
+  co_return connection;
+}
+
 Task<absl::StatusOr<NbdConnection>> ConnectNbdOver(StreamPtr stream, NbdConnectOptions options) {
-  BLK_CO_RETURN_IF_ERROR(PrepareTls(&options));
-  BufferedReader reader(stream.get());
-  HandshakeTimer timer(stream.get(), options.connect_seconds_max);
-  Upgrade upgrade(options.tls_context, &stream);
-  nbd::ClientHandshake handshake(reader, HandshakeOptions(options, &upgrade));
-  absl::Status started = co_await handshake.Start();
-  if (!started.ok()) co_return timer.Explain(started, options.uri);
-  bool shares = false;
-  if (options.arena && options.uri.transport == nbd::Uri::Transport::kUnix) {
-    auto offered = co_await handshake.OfferArena(options.arena->fd(), options.arena->size());
-    if (!offered.ok()) co_return timer.Explain(offered.status(), options.uri);
-    shares = *offered;
-  }
-  auto server_export = co_await handshake.Go(options.uri.export_name);
-  if (!server_export.ok()) {
-    co_await handshake.Abort();
-    co_return timer.Explain(server_export.status(), options.uri);
-  }
-  NbdConnection connection;
-  connection.facts = FactsOfExport(*server_export);
-  connection.style = server_export->style;
-  nbd::ClientSessionOptions session;
-  session.style = server_export->style;
-  session.transmission_flags = server_export->flags;
-  session.contexts = server_export->contexts;
-  if (shares) session.arena = options.arena;
-  connection.session =
-      std::make_unique<nbd::ClientSession>(std::move(stream), reader.buffered(), session);
-  connection.session->Start();
+  std::string export_name = options.uri.export_name;
+  BLK_CO_ASSIGN_OR_RETURN(auto conversation,
+                          co_await NbdHandshake::OpenOver(std::move(stream), std::move(options)));
+  auto connection = co_await conversation->Enter(std::move(export_name));
+  if (!connection.ok()) co_await conversation->Close();
   co_return connection;
 }
 
 Task<absl::StatusOr<std::unique_ptr<NbdHandshake>>> NbdHandshake::Open(NbdConnectOptions options) {
+  BLK_CO_ASSIGN_OR_RETURN(StreamPtr stream, co_await OpenNbdStream(options.uri));
+  co_return co_await OpenOver(std::move(stream), std::move(options));
+}
+
+Task<absl::StatusOr<std::unique_ptr<NbdHandshake>>> NbdHandshake::OpenOver(
+    StreamPtr stream, NbdConnectOptions options) {
   BLK_CO_RETURN_IF_ERROR(PrepareTls(&options));
   auto result = std::make_unique<NbdHandshake>();
-  BLK_CO_ASSIGN_OR_RETURN(result->stream_, co_await OpenNbdStream(options.uri));
+  result->options_ = std::move(options);
+  result->stream_ = std::move(stream);
   result->reader_ = std::make_unique<BufferedReader>(result->stream_.get());
-  result->upgrade_ = std::make_unique<Upgrade>(options.tls_context, &result->stream_);
+  result->upgrade_ = std::make_unique<Upgrade>(result->options_.tls_context, &result->stream_);
   result->handshake_ = std::make_unique<nbd::ClientHandshake>(
-      *result->reader_, HandshakeOptions(options, result->upgrade_.get()));
-  HandshakeTimer timer(result->stream_.get(), options.connect_seconds_max);
+      *result->reader_, HandshakeOptions(result->options_, result->upgrade_.get()));
+  HandshakeTimer timer(result->stream_.get(), result->options_.connect_seconds_max);
   absl::Status started = co_await result->handshake_->Start();
-  if (!started.ok()) co_return timer.Explain(started, options.uri);
+  if (!started.ok()) co_return timer.Explain(started, result->options_.uri);
   co_return result;
 }
 
-Task<void> NbdHandshake::Close() { co_await handshake_->Abort(); }
+Task<absl::StatusOr<NbdConnection>> NbdHandshake::Enter(std::string export_name) {
+  HandshakeTimer timer(stream_.get(), options_.connect_seconds_max);
+  bool shares = false;
+  if (options_.arena && options_.uri.transport == nbd::Uri::Transport::kUnix) {
+    auto offered = co_await handshake_->OfferArena(options_.arena->fd(), options_.arena->size());
+    if (!offered.ok()) co_return timer.Explain(offered.status(), options_.uri);
+    shares = *offered;
+  }
+  auto server_export = co_await handshake_->Go(std::move(export_name));
+  if (!server_export.ok()) co_return timer.Explain(server_export.status(), options_.uri);
+  NbdConnection connection;
+  connection.facts = FactsOfExport(*server_export);
+  nbd::ClientSessionOptions session;
+  session.style = server_export->style;
+  session.transmission_flags = server_export->flags;
+  session.contexts = server_export->contexts;
+  if (shares) session.arena = options_.arena;
+  connection.session =
+      std::make_unique<nbd::ClientSession>(std::move(stream_), reader_->buffered(), session);
+  connection.session->Start();
+  connection.told = *std::move(server_export);
+  co_return connection;
+}
+
+// After Enter() succeeded the handshake has ended, and this touches no stream.
+Task<void> NbdHandshake::Close() { return handshake_->Abort(); }
 
 }  // namespace blk

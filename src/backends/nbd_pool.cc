@@ -14,7 +14,7 @@ constexpr uint64_t kPieceBytes = uint64_t{1} << 31;
 NbdDevice::NbdDevice(NbdConnection first, NbdConnect connect, int connections_max)
     : Device(std::move(first.facts)),
       connect_(std::move(connect)),
-      wide_(first.style == nbd::ReplyStyle::kExtended),
+      wide_(first.told.style == nbd::ReplyStyle::kExtended),
       connections_max_(facts().multi_conn ? std::max(1, connections_max) : 1) {
   first_ = GroupHere();
   first_->sessions.push_back(std::move(first.session));

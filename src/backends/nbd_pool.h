@@ -12,6 +12,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "src/core/device.h"
 #include "src/core/sync.h"
+#include "src/proto/handshake_client.h"
 #include "src/proto/session_client.h"
 
 namespace blk {
@@ -20,7 +21,7 @@ namespace blk {
 struct NbdConnection {
   std::unique_ptr<nbd::ClientSession> session;  // started
   Facts facts;
-  nbd::ReplyStyle style = nbd::ReplyStyle::kSimple;
+  nbd::ServerExport told;  // in the server's own words
 };
 using NbdConnect = std::function<Task<absl::StatusOr<NbdConnection>>()>;  // on the current loop
 

@@ -150,10 +150,13 @@ std::string StackPlan::Name() const {
   return absl::StrJoin(layers, "+", name);
 }
 
-std::vector<Need> StackPlan::Needs() const {
+std::vector<Need> StackPlan::Needs(bool read_only) const {
   std::vector<Need> needs;
   for (const PlannedLayer& layer : layers) {
-    for (Need& need : layer.spec->NeedsOf(layer.config.get())) needs.push_back(std::move(need));
+    for (Need& need : layer.spec->NeedsOf(layer.config.get())) {
+      if (read_only && need.kind == Need::Kind::kReadWritePath) need.kind = Need::Kind::kReadPath;
+      needs.push_back(std::move(need));
+    }
   }
   return needs;
 }

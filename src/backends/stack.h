@@ -32,8 +32,9 @@ struct StackPlan {
   std::string path;                                 // for kPath, the path
 
   const Spec& backend() const { return *layers.back().spec; }
-  std::string Name() const;         // `log+memory`, for messages
-  std::vector<Need> Needs() const;  // of all layers, for the sandbox
+  std::string Name() const;  // `log+memory`, for messages
+  // Of all layers, for the sandbox; with `read_only` no file that is there needs to be written.
+  std::vector<Need> Needs(bool read_only = false) const;
 };
 
 // Plans an in-line spec. InvalidArgument or OutOfRange, as ParseInlineSpec, on unknown names and

@@ -157,6 +157,8 @@ Task<absl::Status> ClientHandshake::NegotiateTls() {
 // Extended headers if the server has them, else structured replies, else neither. Once a
 // connection.
 Task<absl::Status> ClientHandshake::NegotiateReplyStyle() {
+  BLK_CO_RETURN_IF_ERROR(Usable());
+  if (handshake_style_ != HandshakeStyle::kNewstyleFixed) co_return absl::OkStatus();
   if (std::exchange(reply_style_known_, true)) co_return absl::OkStatus();
   struct Candidate {
     bool wanted;
@@ -254,7 +256,7 @@ Task<absl::StatusOr<ServerExport>> ClientHandshake::Info(std::string name) {
   BLK_CO_RETURN_IF_ERROR(Usable());
   BLK_CO_RETURN_IF_ERROR(CheckString("export name", name));
   if (handshake_style_ == HandshakeStyle::kOldstyle) co_return Oldstyle(name);
-  if (handshake_style_ == HandshakeStyle::kNewstyle) {
+  if (handshake_style_ == HandshakeStyle::kNewstyle || !options_.go) {
     co_return ErrnoErrorAsIs(EOPNOTSUPP, "the server is too old for NBD_OPT_INFO");
   }
   co_return co_await Describe(kOptInfo, std::move(name));
@@ -272,7 +274,8 @@ Task<absl::StatusOr<ServerExport>> ClientHandshake::Go(std::string name) {
       described = co_await ExportName(std::move(name));
       break;
     case HandshakeStyle::kNewstyleFixed:
-      described = co_await Describe(kOptGo, std::move(name));
+      described = options_.go ? co_await Describe(kOptGo, std::move(name))
+                              : co_await ExportName(std::move(name));
       break;
   }
   if (described.ok()) state_ = State::kEnded;

@@ -8,7 +8,7 @@
 // every call fails with the same error. A refusal is an error value too, with the server's own
 // text, and more options may follow. Time is not bounded here: the caller cancels the stream. Some
 // broken servers hang up on options that they do not know; to talk to those, connect again with
-// structured_replies, extended_headers and contexts turned off.
+// structured_replies, extended_headers, contexts and go turned off.
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -40,6 +40,7 @@ enum class ClientTls : uint8_t {
 struct ClientHandshakeOptions {
   bool structured_replies = true;
   bool extended_headers = true;
+  bool go = true;  // ask with INFO and GO; without them only EXPORT_NAME enters an export
   // Metadata contexts to select for the export; empty: none.
   std::vector<std::string> contexts = {std::string(kBaseAllocation)};
   ClientTls tls = ClientTls::kOff;
@@ -76,6 +77,11 @@ class ClientHandshake {
   HandshakeStyle handshake_style() const { return handshake_style_; }
   bool tls() const { return tls_; }
 
+  // Extended headers if the server has them, else structured replies, else neither, as far as the
+  // options allow. The methods below do it before what depends on it.
+  Task<absl::Status> NegotiateReplyStyle();
+  ReplyStyle reply_style() const { return reply_style_; }  // as negotiated so far
+
   // All exports that the server lists. EOPNOTSUPP when it has no LIST. An oldstyle server has one,
   // without a name.
   Task<absl::StatusOr<std::vector<ListedExport>>> List();
@@ -107,7 +113,6 @@ class ClientHandshake {
   Task<absl::Status> Greet();
   Task<absl::Status> ReadOldstyle();
   Task<absl::Status> NegotiateTls();
-  Task<absl::Status> NegotiateReplyStyle();
   Task<absl::StatusOr<std::vector<MetaContext>>> SelectContexts(const std::string& name);
   Task<absl::StatusOr<ServerExport>> Describe(uint32_t option, std::string name);
   Task<absl::StatusOr<ServerExport>> ExportName(std::string name);

@@ -1,18 +1,11 @@
 #include "src/tools/copy.h"
 
 #include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstring>
 
-#include "absl/cleanup/cleanup.h"
-#include "src/core/buffer.h"
-#include "src/core/zeroes.h"
-#include "src/tools/copy_engine.h"
-#include "src/tools/endpoint.h"
-#include "src/tools/progress.h"
+#include "src/tools/copy_job.h"
 
 namespace blk {
 namespace {
@@ -94,218 +87,19 @@ CopyOptions EngineOptions(const CopyConfig& config) {
   return options;
 }
 
-struct DisplayChoice {
-  ProgressDisplay::Form form = ProgressDisplay::Form::kNone;
-  int fd = STDERR_FILENO;
-};
-
-absl::StatusOr<DisplayChoice> ChooseDisplay(const CopyConfig& config) {
+absl::StatusOr<ProgressChoice> ChooseDisplay(const CopyConfig& config) {
   using Form = ProgressDisplay::Form;
   std::string wanted = config.progress.value_or(isatty(STDERR_FILENO) ? "bar" : "none");
-  if (wanted == "none") return DisplayChoice{Form::kNone};
-  if (wanted == "bar") return DisplayChoice{isatty(STDERR_FILENO) ? Form::kBar : Form::kPercent};
-  if (wanted == "json") return DisplayChoice{Form::kJson};
-  if (wanted == "percent") return DisplayChoice{Form::kPercent};
+  if (wanted == "none") return ProgressChoice{Form::kNone};
+  if (wanted == "bar") return ProgressChoice{isatty(STDERR_FILENO) ? Form::kBar : Form::kPercent};
+  if (wanted == "json") return ProgressChoice{Form::kJson};
+  if (wanted == "percent") return ProgressChoice{Form::kPercent};
   auto fd = ParseUnsigned(wanted, 0, 65535);
   if (fd.ok() && fcntl(static_cast<int>(*fd), F_GETFD) >= 0)
-    return DisplayChoice{Form::kPercent, static_cast<int>(*fd)};
+    return ProgressChoice{Form::kPercent, static_cast<int>(*fd)};
   return absl::InvalidArgumentError(
       absl::StrCat("--progress=", wanted,
                    ": write bar, json, percent, none, or the number of an open descriptor"));
-}
-
-// ---- Streams
-
-// Standard output is blocking, and maybe shared with others: plain writes, off the loop if it is no
-// file.
-Task<absl::Status> WriteToStdout(std::span<const char> piece) {
-  absl::Status status;
-  co_await Loop::Current()->Offload([&] {
-    while (!piece.empty()) {
-      ssize_t written = write(STDOUT_FILENO, piece.data(), piece.size());
-      if (written < 0 && errno == EINTR) continue;
-      if (written < 0) {
-        status = ErrnoError(errno, "cannot write to standard output");
-        return;
-      }
-      piece = piece.subspan(written);
-    }
-  });
-  co_return status;
-}
-
-// As much as fits, less only at the end.
-Task<absl::StatusOr<size_t>> ReadFromStdin(std::span<char> into) {
-  absl::StatusOr<size_t> result = size_t{0};
-  co_await Loop::Current()->Offload([&] {
-    size_t got = 0;
-    while (got < into.size()) {
-      ssize_t n = read(STDIN_FILENO, into.data() + got, into.size() - got);
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) {
-        result = ErrnoError(errno, "cannot read from standard input");
-        return;
-      }
-      if (n == 0) break;
-      got += n;
-    }
-    result = got;
-  });
-  co_return result;
-}
-
-Task<absl::Status> StdinToStdout(const CopyOptions& options, CopyProgress* progress) {
-  Buffer buffer(options.request_bytes);
-  for (;;) {
-    BLK_CO_ASSIGN_OR_RETURN(size_t got, co_await ReadFromStdin(buffer.span()));
-    if (got == 0) co_return absl::OkStatus();
-    BLK_CO_RETURN_IF_ERROR(co_await WriteToStdout({buffer.data(), got}));
-    progress->done += got;
-    progress->read += got;
-    progress->written += got;
-  }
-}
-
-// A local file that grows with what comes; runs of zeroes become holes.
-Task<absl::Status> StdinToFile(const std::string& path, const CopyOptions& options,
-                               CopyProgress* progress) {
-  int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (fd < 0) co_return ErrnoError(errno, absl::StrCat("cannot create ", path));
-  absl::Cleanup closer = [fd] { close(fd); };
-  Buffer buffer(options.request_bytes);
-  uint64_t offset = 0;
-  for (;;) {
-    BLK_CO_ASSIGN_OR_RETURN(size_t got, co_await ReadFromStdin(buffer.span()));
-    if (got == 0) break;
-    absl::Status status;
-    bool hole = !options.allocated && options.sparse_bytes && IsZero(buffer.data(), got);
-    if (!hole) {
-      co_await Loop::Current()->Offload([&] {
-        size_t done = 0;
-        while (done < got) {
-          ssize_t n = pwrite(fd, buffer.data() + done, got - done, offset + done);
-          if (n < 0 && errno == EINTR) continue;
-          if (n < 0) {
-            status =
-                ErrnoError(errno, absl::StrCat("write at offset ", offset + done, " of ", path));
-            return;
-          }
-          done += n;
-        }
-      });
-    }
-    BLK_CO_RETURN_IF_ERROR(status);
-    offset += got;
-    progress->done += got;
-    progress->read += got;
-    (hole ? progress->zeroed : progress->written) += got;
-  }
-  absl::Status status;
-  co_await Loop::Current()->Offload([&] {
-    if (ftruncate(fd, offset) < 0) status = ErrnoError(errno, absl::StrCat("cannot size ", path));
-    if (status.ok() && options.flush && fdatasync(fd) < 0)
-      status = ErrnoError(errno, absl::StrCat("cannot flush ", path));
-  });
-  co_return status;
-}
-
-// What does not fit into the target is an error that says so.
-Task<absl::Status> StdinToDevice(Device* target, const CopyOptions& options,
-                                 CopyProgress* progress) {
-  const uint64_t granule = target->facts().block.minimum;
-  uint64_t request_bytes = std::min<uint64_t>(options.request_bytes, target->facts().block.maximum);
-  Buffer buffer(request_bytes - request_bytes % granule);
-  uint64_t offset = 0;
-  Call call;
-  for (;;) {
-    BLK_CO_ASSIGN_OR_RETURN(size_t got, co_await ReadFromStdin(buffer.span()));
-    if (got == 0) break;
-    // The last piece is filled up with zeroes to a whole block.
-    size_t bytes = (got + granule - 1) / granule * granule;
-    std::memset(buffer.data() + got, 0, bytes - got);
-    std::span<const char> piece(buffer.data(), bytes);
-    bool zero = options.sparse_bytes && IsZero(piece.data(), bytes);
-    absl::Status status =
-        zero ? co_await target->Zero(call.With(options.allocated ? kNoHole : 0), offset, bytes)
-             : co_await target->Write(call, offset, piece);
-    if (!status.ok()) co_return Annotate(status, absl::StrCat("write at offset ", offset));
-    offset += got;
-    progress->done += got;
-    progress->read += got;
-    (zero ? progress->zeroed : progress->written) += got;
-  }
-  co_return options.flush ? Annotate(co_await target->Flush(call), "flush of the target")
-                          : absl::OkStatus();
-}
-
-// ---- The tool
-
-struct CopyJob {
-  CopyConfig config;
-  CopyOptions options;
-  Endpoint source, target;
-  DisplayChoice display;
-  LoopPool* loops = nullptr;
-};
-
-Task<absl::Status> CopyFromStream(CopyJob* job, CopyProgress* progress) {
-  if (job->target.kind() == Endpoint::Kind::kStream)
-    co_return co_await StdinToStdout(job->options, progress);
-  if (!job->target.path().empty()) {
-    struct stat info;
-    bool device = stat(job->target.path().c_str(), &info) == 0 && !S_ISREG(info.st_mode);
-    if (!device) co_return co_await StdinToFile(job->target.path(), job->options, progress);
-  }
-  Endpoint::Wish wish{.read_only = false, .connections = job->config.connections};
-  if (job->target.kind() == Endpoint::Kind::kNull) wish.create_bytes = limits::kDiskBytesMax;
-  BLK_CO_ASSIGN_OR_RETURN(DevicePtr target, co_await job->target.Open(wish));
-  co_return co_await StdinToDevice(target.get(), job->options, progress);
-}
-
-Task<absl::Status> CopyFromDisk(CopyJob* job, CopyProgress* progress) {
-  BLK_CO_ASSIGN_OR_RETURN(DevicePtr source,
-                          co_await job->source.Open({.connections = job->config.connections,
-                                                     .arena = job->options.arena,
-                                                     .shm = job->config.shm}));
-  ProgressDisplay display(job->display.form, job->display.fd, source->size(), progress);
-  display.Start();
-  absl::Status status;
-  if (job->target.kind() == Endpoint::Kind::kStream) {
-    status = co_await StreamDevice(source.get(), job->options, progress, WriteToStdout);
-  } else {
-    auto target = co_await job->target.Open({.read_only = false,
-                                             .create_bytes = source->size(),
-                                             .connections = job->config.connections,
-                                             .arena = job->options.arena,
-                                             .shm = job->config.shm});
-    status = target.status();
-    if (status.ok()) {
-      job->options.destination_is_zero |= job->target.reads_as_zeroes();
-      status = co_await CopyDevice(job->loops->loops(), source.get(), target->get(), job->options,
-                                   progress);
-    }
-  }
-  co_await display.Finish(status.ok());
-  co_return status;
-}
-
-Task<absl::Status> Copy(CopyJob* job) {
-  CopyProgress progress;
-  absl::Status status;
-  if (job->source.kind() == Endpoint::Kind::kStream) {
-    ProgressDisplay display(job->display.form, job->display.fd, 0, &progress);
-    display.Start();
-    status = co_await CopyFromStream(job, &progress);
-    co_await display.Finish(status.ok());
-  } else {
-    status = co_await CopyFromDisk(job, &progress);
-  }
-  // A target that cannot be closed may have lost something.
-  for (Endpoint* endpoint : {&job->target, &job->source}) {
-    absl::Status closed = co_await endpoint->Close();
-    if (status.ok()) status = closed;
-  }
-  co_return status;
 }
 
 int CopyMain(std::span<const std::string> arguments) {
@@ -328,15 +122,14 @@ int CopyMain(std::span<const std::string> arguments) {
   if (source->kind() == Endpoint::Kind::kNull)
     return fail(absl::InvalidArgumentError("null: can only be the target"));
   LoopPool loops(LoopCount(config.synchronous ? 1 : config.threads));
-  CopyOptions options = EngineOptions(config);
-  if (config.shm) {
-    // One arena for both sides: between two servers that take it, no byte passes through here.
-    auto arena =
-        Arena::Create(std::clamp<uint64_t>(2 * options.queue_bytes_max, 16 << 20, 64 << 20));
-    if (arena.ok()) options.arena = *std::move(arena);
-  }
-  CopyJob job{config, std::move(options), *std::move(source), *std::move(target), *display, &loops};
-  return fail(loops.RunMain(Copy(&job)));
+  CopyJob job{.options = EngineOptions(config),
+              .source = *std::move(source),
+              .target = *std::move(target),
+              .connections = config.connections,
+              .shm = config.shm,
+              .progress = *display,
+              .loops = &loops};
+  return fail(loops.RunMain(RunCopy(&job)));
 }
 
 }  // namespace

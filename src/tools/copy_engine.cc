@@ -3,13 +3,14 @@
 #include <xxhash.h>
 
 #include <algorithm>
-#include <deque>
 
 #include "src/core/buffer.h"
 #include "src/core/loop.h"
 #include "src/core/scope.h"
 #include "src/core/sync.h"
+#include "src/core/trace.h"
 #include "src/core/zeroes.h"
+#include "src/tools/walk.h"
 
 namespace blk {
 namespace {
@@ -47,8 +48,11 @@ class Copier {
     options_.request_bytes = std::min<uint64_t>(
         {options_.request_bytes, source->facts().block.maximum, target->facts().block.maximum});
     options_.request_bytes -= options_.request_bytes % granule_;
-    segment_bytes_ = std::clamp(size_ / kSegmentsWanted, kSegmentBytesMin, kSegmentBytesMax);
+    segment_bytes_ = options_.segment_bytes;
+    if (!segment_bytes_)
+      segment_bytes_ = std::clamp(size_ / kSegmentsWanted, kSegmentBytesMin, kSegmentBytesMax);
     segment_bytes_ -= segment_bytes_ % std::max<uint64_t>(options_.request_bytes, 1);
+    piece_granule_ = options_.whole_requests ? options_.request_bytes : granule_;
   }
 
   Task<absl::Status> Run(std::span<Loop* const> loops);
@@ -74,7 +78,8 @@ class Copier {
   Task<absl::Status> Verify(Walker& walker);
   Task<absl::Status> VerifyOne(Written written, Buffer& buffer);
 
-  std::vector<Piece> AlignPieces(const ExtentList& list) const;
+  Task<absl::Status> AskExtents(ExtentList* list, uint64_t offset, uint64_t end);
+  std::vector<Piece> AlignPieces(const ExtentList& list, uint64_t end) const;
   void Fail(const absl::Status& status);
   Call MakeCall(uint32_t flags = 0) const { return {.flags = flags, .stop = &stop_token_}; }
 
@@ -83,7 +88,8 @@ class Copier {
   CopyOptions options_;
   CopyProgress& progress_;
   const uint64_t size_;
-  const uint64_t granule_;  // offsets and lengths are multiples of it
+  const uint64_t granule_;      // offsets and lengths are multiples of it
+  uint64_t piece_granule_ = 0;  // the same for zero pieces that the source tells of
   uint64_t segment_bytes_ = 0;
   std::atomic<uint64_t> next_{0};  // offset of the next segment
   std::stop_source stop_;
@@ -106,7 +112,8 @@ Task<absl::Status> Copier::Run(std::span<Loop* const> loops) {
     co_return ErrnoErrorAsIs(
         EINVAL, absl::StrCat("the source's size of ", size_, " bytes is not a multiple of the ",
                              granule_, " bytes that the target takes at a time"));
-  size_t walkers = loops.size() * kWalkersPerLoop;
+  // Never more than requests: one request at a time means one after the other.
+  size_t walkers = std::min(loops.size() * kWalkersPerLoop, options_.requests_max);
   size_t requests = std::max<size_t>(1, options_.requests_max / walkers);
   uint64_t bytes = std::max<uint64_t>(options_.request_bytes, options_.queue_bytes_max / walkers);
   TaskScope scope;
@@ -152,12 +159,8 @@ Task<absl::Status> Copier::WalkSegment(Walker& walker, uint64_t offset, uint64_t
   ExtentList list(offset, end - offset);
   while (offset < end) {
     if (stop_token_.stop_requested()) co_return absl::OkStatus();
-    list.Reset(offset, end - offset);
-    Call call = MakeCall();
-    absl::Status status = co_await source_.Extents(call, kBaseAllocation, &list);
-    if (!status.ok()) co_return Annotate(status, absl::StrCat("extents at offset ", offset));
-    if (list.empty()) co_return ErrnoErrorAsIs(EIO, "the source gave no extents");
-    if (granule_ == 1) {
+    BLK_CO_RETURN_IF_ERROR(co_await AskExtents(&list, offset, end));
+    if (piece_granule_ == 1) {
       uint64_t at = list.start();
       for (const Extent& extent : list.extents()) {
         bool zero = extent.flags & kExtentZero;
@@ -166,16 +169,38 @@ Task<absl::Status> Copier::WalkSegment(Walker& walker, uint64_t offset, uint64_t
       }
       offset = at;
     } else {
-      for (const Piece& piece : AlignPieces(list))
+      for (const Piece& piece : AlignPieces(list, end))
         BLK_CO_RETURN_IF_ERROR(co_await CopyPiece(walker, piece));
-      offset = std::min(end, (list.next() + granule_ - 1) / granule_ * granule_);
+      offset = std::min(end, (list.next() + piece_granule_ - 1) / piece_granule_ * piece_granule_);
     }
   }
   co_return absl::OkStatus();
 }
 
-// Zero pieces shrink to whole granules, data grows over what they lose.
-std::vector<Piece> Copier::AlignPieces(const ExtentList& list) const {
+// The extents from `offset` on; with whole_requests all up to `end`, so that zeroes on both sides
+// of the seam of two answers are one piece.
+Task<absl::Status> Copier::AskExtents(ExtentList* list, uint64_t offset, uint64_t end) {
+  list->Reset(offset, end - offset);
+  Call call = MakeCall();
+  do {
+    ExtentList more(list->next(), end - list->next());
+    ExtentList* into = list->empty() ? list : &more;
+    absl::Status status = co_await source_.Extents(call, kBaseAllocation, into);
+    if (!status.ok()) {
+      if (stop_token_.stop_requested()) co_return status;
+      LogDebug("copy: no extents at offset ", list->next(), ": ", status.message());
+      list->Append(end - list->next(), kExtentData);
+      break;
+    }
+    if (into->empty()) co_return ErrnoErrorAsIs(EIO, "the source gave no extents");
+    for (const Extent& extent : more.extents()) list->Append(extent.length, extent.flags);
+  } while (options_.whole_requests && list->next() < end);
+  co_return absl::OkStatus();
+}
+
+// Zero pieces shrink to whole granules, data grows over what they lose. Where the disk ends, a
+// granule may be short.
+std::vector<Piece> Copier::AlignPieces(const ExtentList& list, uint64_t end) const {
   std::vector<Piece> pieces;
   auto add = [&](uint64_t from, uint64_t to, bool zero) {
     if (from >= to) return;
@@ -185,20 +210,22 @@ std::vector<Piece> Copier::AlignPieces(const ExtentList& list) const {
       pieces.push_back({from, to - from, zero});
     }
   };
+  const uint64_t granule = piece_granule_;
+  auto up = [&](uint64_t at) { return std::min(end, (at + granule - 1) / granule * granule); };
   uint64_t at = list.start(), done = list.start();
-  for (const Extent& extent : list.extents()) {
-    uint64_t next = at + extent.length;
-    if (extent.flags & kExtentZero) {
-      uint64_t from = (at + granule_ - 1) / granule_ * granule_, to = next / granule_ * granule_;
-      if (from < to) {
-        add(done, from, false);
-        add(from, to, true);
-        done = to;
-      }
-    }
-    at = next;
+  auto extent = list.extents().begin();
+  while (extent != list.extents().end()) {
+    const uint64_t begin = at;
+    const bool zero = extent->flags & kExtentZero;
+    for (; extent != list.extents().end() && bool(extent->flags & kExtentZero) == zero; ++extent)
+      at += extent->length;
+    const uint64_t from = up(begin), to = at == end ? end : at / granule * granule;
+    if (!zero || from >= to) continue;
+    add(done, from, false);
+    add(from, to, true);
+    done = to;
   }
-  add(done, (at + granule_ - 1) / granule_ * granule_, false);
+  add(done, up(at), false);
   return pieces;
 }
 
@@ -352,23 +379,6 @@ Task<absl::Status> Copier::VerifyOne(Written written, Buffer& buffer) {
   co_return absl::OkStatus();
 }
 
-// ---- Streaming
-
-// Reads in flight, oldest first; each slot is filled by its own task.
-struct Ahead {
-  uint64_t offset;
-  Buffer buffer;
-  absl::Status status;
-  bool done = false;
-};
-
-Task<void> ReadAhead(Device* source, Ahead* ahead, Event* arrived) {
-  Call call;
-  ahead->status = co_await source->Read(call, ahead->offset, ahead->buffer.span());
-  ahead->done = true;
-  arrived->Set();
-}
-
 }  // namespace
 
 Task<absl::Status> CopyDevice(std::span<Loop* const> loops, Device* source, Device* target,
@@ -379,37 +389,31 @@ Task<absl::Status> CopyDevice(std::span<Loop* const> loops, Device* source, Devi
 
 Task<absl::Status> StreamDevice(Device* source, CopyOptions options, CopyProgress* progress,
                                 OrderedWrite write) {
-  const uint64_t granule = source->facts().block.minimum;
-  uint64_t request_bytes = std::min<uint64_t>(options.request_bytes, source->facts().block.maximum);
-  request_bytes -= request_bytes % granule;
-  const size_t ahead_max =
-      std::clamp<uint64_t>(options.queue_bytes_max / request_bytes, 1, options.requests_max);
-  std::deque<std::unique_ptr<Ahead>> queue;
-  TaskScope scope;
-  Event arrived;
-  absl::Status status;
-  uint64_t next = 0;
-  while (status.ok() && (next < source->size() || !queue.empty())) {
-    while (next < source->size() && queue.size() < ahead_max) {
-      uint64_t step = std::min(request_bytes, source->size() - next);
-      queue.push_back(std::make_unique<Ahead>(Ahead{next, Buffer(step), {}, false}));
-      next += step;
-      scope.Spawn(ReadAhead(source, queue.back().get(), &arrived));
-    }
-    Ahead& oldest = *queue.front();
-    while (!oldest.done) co_await arrived.Wait();
-    if (!oldest.status.ok()) {
-      status = Annotate(oldest.status, absl::StrCat("read at offset ", oldest.offset));
-      break;
-    }
-    status = co_await write(oldest.buffer.span());
-    progress->done += oldest.buffer.size();
-    progress->read += oldest.buffer.size();
-    progress->written += oldest.buffer.size();
-    queue.pop_front();
-  }
-  co_await scope.Join();
-  co_return status;
+  WalkAhead ahead;
+  ahead.piece_bytes = options.request_bytes;
+  ahead.pieces =
+      std::clamp<uint64_t>(options.queue_bytes_max / ahead.piece_bytes, 1, options.requests_max);
+  ahead.extents = options.extents;
+  auto put = [&](std::span<const char> piece) -> Task<absl::Status> {
+    BLK_CO_RETURN_IF_ERROR(co_await write(piece));
+    progress->done += piece.size();
+    progress->written += piece.size();
+    co_return absl::OkStatus();
+  };
+  WalkData take;
+  take.take_data = [&](uint64_t, std::span<const char> bytes) {
+    progress->read += bytes.size();
+    return put(bytes);
+  };
+  // Holes are written out, but never read.
+  const std::vector<char> zeroes(options.request_bytes);
+  take.take_zero = [&](uint64_t, uint64_t length) -> Task<absl::Status> {
+    for (; length > 0; length -= std::min<uint64_t>(length, zeroes.size()))
+      BLK_CO_RETURN_IF_ERROR(
+          co_await put({zeroes.data(), std::min<size_t>(length, zeroes.size())}));
+    co_return absl::OkStatus();
+  };
+  co_return co_await WalkContent(source, 0, source->size(), std::move(take), ahead);
 }
 
 }  // namespace blk

@@ -2,6 +2,8 @@
 // Moves the content of one Device to another: data where there is data, holes and zeroes as holes
 // and zeroes. The engine of `blk copy`.
 //
+// Where the source cannot say what it holds, all counts as data.
+//
 // The disk is cut into segments; every loop of the pool takes the next one, asks the source for its
 // extents and keeps many requests in flight. Memory is bounded by queue_bytes_max, whatever the
 // size of the disk. Both devices are used from all loops at once.
@@ -28,6 +30,10 @@ struct CopyOptions {
   bool flush = true;                    // once, at the end
   std::shared_ptr<Arena> arena;         // buffers come from it while there is room
   bool verify = false;                  // read the target back and compare
+  // Requests begin at multiples of request_bytes, and zero is only what makes a whole request: of
+  // many small pieces few large ones.
+  bool whole_requests = false;
+  uint64_t segment_bytes = 0;  // taken by a loop at a time; 0: as fits the disk
 };
 
 // Bytes, for a progress display; any thread.

@@ -5,39 +5,10 @@
 #include "src/backends/nbd_captive.h"
 #include "src/backends/nbd_connect.h"
 #include "src/backends/registry.h"
+#include "src/proto/uri.h"
 #include "src/tools/serve.h"
 
 namespace blk {
-namespace {
-
-// The target `null:`: as large as the source, forgets everything, reads as zeroes.
-class NullTarget final : public Device {
- public:
-  explicit NullTarget(uint64_t size) : Device(MakeFacts(size)) {}
-
- protected:
-  Task<absl::Status> DoRead(const Call&, uint64_t, std::span<char> into) override {
-    std::fill(into.begin(), into.end(), '\0');
-    return absl::OkStatus();
-  }
-  Task<absl::Status> DoWrite(const Call&, uint64_t, std::span<const char>) override {
-    return absl::OkStatus();
-  }
-  Task<absl::Status> DoZero(const Call&, uint64_t, uint64_t) override { return absl::OkStatus(); }
-
- private:
-  static Facts MakeFacts(uint64_t size) {
-    Facts facts;
-    facts.size = size;
-    facts.zero = facts.fast_zero = true;
-    facts.flush = false;
-    facts.fua = Support::kNative;
-    facts.shared_buffers_ok = true;
-    return facts;
-  }
-};
-
-}  // namespace
 
 Endpoint::Endpoint() = default;
 Endpoint::Endpoint(Endpoint&&) = default;
@@ -70,18 +41,60 @@ absl::StatusOr<Endpoint> Endpoint::Parse(std::span<const std::string> words) {
     endpoint.kind_ = Kind::kStream;
     return endpoint;
   }
-  if (words[0] == "null:") {
-    endpoint.kind_ = Kind::kNull;
-    return endpoint;
-  }
+  if (words[0] == "null:") return Null();
   BLK_ASSIGN_OR_RETURN(endpoint.plan_, PlanSpec(AllSpecs(), words[0]));
   if (endpoint.plan_.layers.size() > 1) endpoint.plan_.path.clear();  // a window of a file, say
   return endpoint;
 }
 
+absl::StatusOr<Endpoint> Endpoint::Uri(std::string uri) {
+  BLK_RETURN_IF_ERROR(nbd::ParseUri(uri).status());
+  Endpoint endpoint;
+  endpoint.text_ = uri;
+  InlineSpec spec{.filters = {},
+                  .source = {.name = "nbd", .params = {{"uri", std::move(uri)}}},
+                  .form = InlineSpec::Form::kUri};
+  BLK_ASSIGN_OR_RETURN(endpoint.plan_, PlanSpec(AllSpecs(), spec));
+  return endpoint;
+}
+
+absl::StatusOr<Endpoint> Endpoint::Path(std::string path) {
+  Endpoint endpoint;
+  endpoint.text_ = path;
+  InlineSpec spec{.filters = {},
+                  .source = {.name = "file", .params = {{"file", std::move(path)}}},
+                  .form = InlineSpec::Form::kPath};
+  BLK_ASSIGN_OR_RETURN(endpoint.plan_, PlanSpec(AllSpecs(), spec));
+  return endpoint;
+}
+
+Endpoint Endpoint::Captive(std::vector<std::string> command) {
+  Endpoint endpoint;
+  endpoint.kind_ = Kind::kCaptive;
+  endpoint.text_ = command.front();
+  endpoint.command_ = std::move(command);
+  endpoint.captive_input_ = true;
+  return endpoint;
+}
+
+Endpoint Endpoint::Null() {
+  Endpoint endpoint;
+  endpoint.kind_ = Kind::kNull;
+  endpoint.text_ = "null:";
+  return endpoint;
+}
+
+Endpoint Endpoint::Stream(std::string text, int fd) {
+  Endpoint endpoint;
+  endpoint.kind_ = Kind::kStream;
+  endpoint.text_ = std::move(text);
+  endpoint.fd_ = fd;
+  return endpoint;
+}
+
 Task<absl::Status> Endpoint::StartCaptive() {
   if (kind_ != Kind::kCaptive || captive_) co_return absl::OkStatus();
-  BLK_CO_ASSIGN_OR_RETURN(captive_, co_await CaptiveServer::Start(command_));
+  BLK_CO_ASSIGN_OR_RETURN(captive_, co_await CaptiveServer::Start(command_, captive_input_));
   BLK_CO_ASSIGN_OR_RETURN(plan_, PlanSpec(AllSpecs(), captive_->uri()));
   co_return absl::OkStatus();
 }
@@ -110,9 +123,8 @@ Task<absl::StatusOr<DevicePtr>> Endpoint::Open(Wish wish) {
   if (kind_ == Kind::kNull) {
     if (!wish.create_bytes)
       co_return absl::InvalidArgumentError("null: is only a target; a disk of zeroes is null:SIZE");
-    device_ = std::make_shared<NullTarget>(*wish.create_bytes);
+    BLK_CO_ASSIGN_OR_RETURN(plan_, PlanSpec(AllSpecs(), absl::StrCat("null:", *wish.create_bytes)));
     reads_as_zeroes_ = true;
-    co_return device_;
   }
   if (kind_ == Kind::kStream)
     co_return absl::InvalidArgumentError("`-` (a stream) cannot be used as a disk here");

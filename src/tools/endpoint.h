@@ -24,6 +24,13 @@ class Endpoint {
 
   // `words`: one word, or a command between `[` and `]`.
   static absl::StatusOr<Endpoint> Parse(std::span<const std::string> words);
+  // What the names of other programs take, where a word has one meaning only.
+  static absl::StatusOr<Endpoint> Uri(std::string uri);  // of NBD
+  static absl::StatusOr<Endpoint> Path(std::string path);
+  static Endpoint Captive(std::vector<std::string> command);  // it has our standard input
+  static Endpoint Null();
+  // `fd`: to read from or to write to, the caller's.
+  static Endpoint Stream(std::string text, int fd);
   Endpoint(Endpoint&&);
   Endpoint& operator=(Endpoint&&);
   ~Endpoint();
@@ -32,6 +39,8 @@ class Endpoint {
   const std::string& text() const { return text_; }  // as it was given, for messages
   // A file that a target may create; empty for all else.
   const std::string& path() const { return plan_.path; }
+  // kStream: standard input or output unless another was given.
+  int stream_fd(bool writing) const { return fd_ >= 0 ? fd_ : writing ? 1 : 0; }
 
   struct Wish {
     bool read_only = true;
@@ -66,6 +75,8 @@ class Endpoint {
   bool read_only_ = false;
   StackPlan plan_;
   std::vector<std::string> command_;
+  bool captive_input_ = false;  // the captive server has our standard input
+  int fd_ = -1;
   std::unique_ptr<CaptiveServer> captive_;
   LayerPtr layer_;
   DevicePtr device_;

@@ -2,8 +2,10 @@
 // of blocks: each block that is not all zero gives its offset, its length and its own XXH3-128; the
 // size comes last. So holes cost nothing, and a hole and written zeroes are the same.
 #define XXH_STATIC_LINKING_ONLY
+#include <unistd.h>
 #include <xxhash.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <cstring>
 
@@ -103,6 +105,16 @@ class ContentHash {
   uint64_t pending_offset_ = 0;
 };
 
+void PrintDigest(ContentHash* hash, uint64_t size, const HashConfig& config) {
+  std::string digest = hash->Finish(size);
+  if (config.json) {
+    std::printf("{\"algorithm\": \"blk-xxh3-128\", \"digest\": \"%s\", \"size\": %ju}\n",
+                digest.c_str(), uintmax_t{size});
+  } else {
+    std::printf("%s\n", digest.c_str());
+  }
+}
+
 Task<absl::Status> Hash(Device* device, const HashConfig* config) {
   ContentHash hash;
   WalkData take;
@@ -111,14 +123,25 @@ Task<absl::Status> Hash(Device* device, const HashConfig* config) {
   };
   take.take_zero = [&hash](uint64_t offset, uint64_t length) { return hash.Zero(offset, length); };
   BLK_CO_RETURN_IF_ERROR(co_await WalkContent(device, 0, device->size(), std::move(take)));
-  std::string digest = hash.Finish(device->size());
-  if (config->json) {
-    std::printf("{\"algorithm\": \"blk-xxh3-128\", \"digest\": \"%s\", \"size\": %ju}\n",
-                digest.c_str(), uintmax_t{device->size()});
-  } else {
-    std::printf("%s\n", digest.c_str());
-  }
+  PrintDigest(&hash, device->size(), *config);
   co_return absl::OkStatus();
+}
+
+// Standard input, to its end: the same digest as that of a disk with these bytes.
+absl::Status HashInput(const HashConfig& config) {
+  ContentHash hash;
+  Buffer buffer(kBlockBytes);
+  uint64_t offset = 0;
+  for (;;) {
+    ssize_t got = read(STDIN_FILENO, buffer.data(), buffer.size());
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return ErrnoError(errno, "cannot read from standard input");
+    if (got == 0) break;
+    BLK_RETURN_IF_ERROR(hash.Data(offset, {buffer.data(), static_cast<size_t>(got)}));
+    offset += got;
+  }
+  PrintDigest(&hash, offset, config);
+  return absl::OkStatus();
 }
 
 int HashMain(std::span<const std::string> arguments) {
@@ -126,6 +149,7 @@ int HashMain(std::span<const std::string> arguments) {
   int exit_status = 0;
   auto words = ParseTool("hash", HashRows(), &config, arguments, &exit_status, {.brackets = true});
   if (!words) return exit_status;
+  if (words->size() == 1 && words->front() == "-") return ExitStatusOf("hash", HashInput(config));
   return InspectDisk("hash", *words, {},
                      [&config](Device* device) { return Hash(device, &config); });
 }
@@ -137,6 +161,7 @@ Tool HashTool() {
           .summary = "one digest of a disk's content, whatever its format or allocation",
           .synopsis = "[OPTIONS] DISK",
           .examples = {{"blk hash disk.img", "holes cost nothing"},
+                       {"zstdcat disk.zst | blk hash -", "of standard input"},
                        {"blk hash -- [ qemu-nbd -r -f qcow2 disk.qcow2 ]",
                         "the same digest as that of the raw disk"}},
           .rows = []() -> const ParamRows& { return HashRows(); },

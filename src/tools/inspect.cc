@@ -27,17 +27,4 @@ int InspectDisk(std::string_view tool, std::span<const std::string> words, Endpo
   return fail(loops.RunMain(OpenAndRun(&*disk, std::move(wish), &job)));
 }
 
-std::string DescribeExtent(std::string_view context, uint64_t flags) {
-  if (context == kBaseAllocation) {
-    constexpr std::string_view kNames[] = {"data", "hole", "zero", "hole,zero"};
-    if (flags < 4) return std::string(kNames[flags]);
-  } else if (context.starts_with("qemu:dirty-bitmap:")) {
-    if (flags < 2) return flags ? "dirty" : "clean";
-  } else if (context == "qemu:allocation-depth") {
-    if (flags == 0) return "unallocated";
-    return flags == 1 ? "local" : absl::StrCat("backing depth ", flags);
-  }
-  return absl::StrCat("unknown (", flags, ")");
-}
-
 }  // namespace blk

@@ -17,7 +17,4 @@ using InspectJob = std::function<Task<absl::Status>(Device* device)>;
 int InspectDisk(std::string_view tool, std::span<const std::string> words, Endpoint::Wish wish,
                 InspectJob job);
 
-// "hole,zero", "data", …, or the meaning of another context's flags as far as it is known.
-std::string DescribeExtent(std::string_view context, uint64_t flags);
-
 }  // namespace blk

@@ -1,10 +1,9 @@
 // `blk map`: the extents of a disk, as nbdinfo --map prints them.
 #include <cstdio>
-#include <map>
 
-#include "absl/strings/str_format.h"
 #include "src/core/param_text.h"
 #include "src/tools/inspect.h"
+#include "src/tools/map_text.h"
 #include "src/tools/walk.h"
 
 namespace blk {
@@ -35,60 +34,12 @@ const ParamTable<MapConfig>& MapRows() {
   return table;
 }
 
-class MapPrinter {
- public:
-  MapPrinter(const MapConfig& config, std::string context)
-      : config_(config), context_(std::move(context)) {}
-
-  void Begin() {
-    if (config_.json) std::printf("[\n");
-  }
-  absl::Status Take(uint64_t offset, uint64_t length, uint64_t flags) {
-    if (config_.totals) {
-      totals_[flags] += length;
-      return absl::OkStatus();
-    }
-    std::string text = DescribeExtent(context_, flags);
-    if (config_.json) {
-      std::printf("%s%s", separator_,
-                  absl::StrFormat("{ \"offset\": %d, \"length\": %d, \"type\": %d, "
-                                  "\"description\": %s}",
-                                  offset, length, flags, JsonQuote(text))
-                      .c_str());
-      separator_ = ",\n";
-    } else {
-      std::printf("%10ju  %10ju  %3ju  %s\n", uintmax_t{offset}, uintmax_t{length},
-                  uintmax_t{flags}, text.c_str());
-    }
-    // A pipe that was closed is not an error of the disk.
-    if (std::ferror(stdout)) return ErrnoError(EPIPE, "cannot write to standard output");
-    return absl::OkStatus();
-  }
-  void End(uint64_t total_bytes) {
-    for (const auto& [flags, bytes] : totals_) {
-      double percent = total_bytes ? 100.0 * static_cast<double>(bytes) / total_bytes : 0;
-      std::string text = DescribeExtent(context_, flags);
-      if (config_.json) {
-        std::printf("%s%s", separator_,
-                    absl::StrFormat("{ \"size\": %d, \"percent\": %g, \"type\": %d, "
-                                    "\"description\": %s }",
-                                    bytes, percent, flags, JsonQuote(text))
-                        .c_str());
-        separator_ = ",\n";
-      } else {
-        std::printf("%10ju %5.1f%% %3ju %s\n", uintmax_t{bytes}, percent, uintmax_t{flags},
-                    text.c_str());
-      }
-    }
-    if (config_.json) std::printf("%s]\n", *separator_ ? "\n" : "");
-  }
-
- private:
-  const MapConfig& config_;
-  const std::string context_;
-  const char* separator_ = "";
-  std::map<uint64_t, uint64_t> totals_;
-};
+// A pipe that was closed is not an error of the disk.
+absl::Status Print(const std::string& text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  return std::ferror(stdout) ? ErrnoError(EPIPE, "cannot write to standard output")
+                             : absl::OkStatus();
+}
 
 Task<absl::Status> Map(Device* device, const MapConfig* config) {
   const uint64_t size = device->size();
@@ -110,14 +61,15 @@ Task<absl::Status> Map(Device* device, const MapConfig* config) {
   for (size_t i = 0; i < contexts.size(); ++i) {
     if (named && config->json) std::printf("%s: ", JsonQuote(contexts[i]).c_str());
     if (named && !config->json) std::printf("%s\n", contexts[i].c_str());
-    MapPrinter printer(*config, contexts[i]);
-    printer.Begin();
+    MapText text(contexts[i], {.json = config->json, .totals = config->totals});
+    auto take = [&text](uint64_t at, uint64_t bytes, uint64_t flags) {
+      text.Take(at, bytes, flags);
+      return Print(text.TakeText());
+    };
     BLK_CO_RETURN_IF_ERROR(
-        co_await WalkExtents(device, contexts[i], offset, offset + length,
-                             [&printer](uint64_t at, uint64_t bytes, uint64_t flags) {
-                               return printer.Take(at, bytes, flags);
-                             }));
-    printer.End(length);
+        co_await WalkExtents(device, contexts[i], offset, offset + length, take));
+    text.Finish(length);
+    BLK_CO_RETURN_IF_ERROR(Print(text.TakeText()));
     if (named && config->json && i + 1 < contexts.size()) std::printf(",\n");
   }
   if (named && config->json) std::printf("}\n");

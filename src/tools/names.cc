@@ -1,6 +1,7 @@
 // The list of the other names of blk.
 #include "src/tools/names.h"
 
+#include "src/tools/libnbd_names.h"
 #include "src/tools/nbdkit.h"
 
 namespace blk {
@@ -8,6 +9,9 @@ namespace {
 
 constexpr OldName kOldNames[] = {
     {"nbdkit", NbdkitMain},
+    {"nbdcopy", NbdcopyMain},
+    {"nbdinfo", NbdinfoMain},
+    {"nbddump", NbddumpMain},
 };
 
 }  // namespace

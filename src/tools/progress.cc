@@ -31,13 +31,14 @@ std::string Clock(double seconds) {
 
 }  // namespace
 
-ProgressDisplay::ProgressDisplay(Form form, int fd, uint64_t total_bytes,
+ProgressDisplay::ProgressDisplay(ProgressChoice choice, uint64_t total_bytes,
                                  const CopyProgress* progress)
-    : form_(form), fd_(fd), total_(total_bytes), progress_(*progress) {}
+    : form_(choice.form), fd_(choice.fd), total_(total_bytes), progress_(*progress) {}
 
 void ProgressDisplay::Start() {
   if (form_ == Form::kNone) return;
   start_ns_ = Loop::Current()->NowNs();
+  if (form_ == Form::kPercent) Show(false, true);  // readers may count on 0/100
   scope_.Spawn(Run());
 }
 

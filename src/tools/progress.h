@@ -9,12 +9,18 @@
 
 namespace blk {
 
+struct ProgressChoice {
+  enum class Form { kNone, kBar, kJson, kPercent };
+  Form form = Form::kNone;
+  int fd = 2;  // standard error
+};
+
 class ProgressDisplay {
  public:
-  enum class Form { kNone, kBar, kJson, kPercent };
+  using Form = ProgressChoice::Form;
 
-  // Writes to `fd` until Finish(). `total_bytes` 0: unknown. On the current loop.
-  ProgressDisplay(Form form, int fd, uint64_t total_bytes, const CopyProgress* progress);
+  // Writes until Finish(). `total_bytes` 0: unknown. On the current loop.
+  ProgressDisplay(ProgressChoice choice, uint64_t total_bytes, const CopyProgress* progress);
   void Start();
   // The last line; `ok`: all was copied.
   Task<void> Finish(bool ok);

@@ -10,9 +10,6 @@
 namespace blk {
 namespace {
 
-constexpr uint64_t kPieceBytes = 1 << 20;
-constexpr size_t kPiecesAhead = 8;
-
 // A piece of the disk on its way: data that is being read, or zeroes.
 struct Ahead {
   uint64_t offset = 0, length = 0;
@@ -24,7 +21,12 @@ struct Ahead {
 
 class ContentWalk {
  public:
-  ContentWalk(Device* device, WalkData take) : device_(*device), take_(std::move(take)) {}
+  ContentWalk(Device* device, WalkData take, WalkAhead ahead)
+      : device_(*device), take_(std::move(take)), ahead_(ahead) {
+    const auto& block = device->facts().block;
+    ahead_.piece_bytes = std::min<uint64_t>(ahead_.piece_bytes, block.maximum);
+    ahead_.piece_bytes -= ahead_.piece_bytes % block.minimum;
+  }
 
   Task<absl::Status> Run(uint64_t offset, uint64_t end) {
     absl::Status status = co_await Produce(offset, end);
@@ -37,12 +39,12 @@ class ContentWalk {
   Task<absl::Status> Produce(uint64_t offset, uint64_t end) {
     ExtentList list(offset, end - offset);
     while (offset < end) {
-      if (device_.facts().extents) {
-        list.Reset(offset, end - offset);
-        Call call;
-        absl::Status status = co_await device_.Extents(call, kBaseAllocation, &list);
-        if (!status.ok()) co_return Annotate(status, absl::StrCat("extents at offset ", offset));
-      } else {
+      list.Reset(offset, end - offset);
+      absl::Status known = ErrnoErrorAsIs(EOPNOTSUPP, "no extents");
+      Call call;
+      if (ahead_.extents && device_.facts().extents)
+        known = co_await device_.Extents(call, kBaseAllocation, &list);
+      if (!known.ok()) {
         list.Reset(offset, end - offset);
         list.Append(end - offset, kExtentData);
       }
@@ -59,11 +61,11 @@ class ContentWalk {
 
   Task<absl::Status> ProduceExtent(uint64_t at, Extent extent) {
     while (extent.length > 0) {
-      while (queue_.size() >= kPiecesAhead) BLK_CO_RETURN_IF_ERROR(co_await TakeOldest());
+      while (queue_.size() >= ahead_.pieces) BLK_CO_RETURN_IF_ERROR(co_await TakeOldest());
       auto piece = std::make_unique<Ahead>();
       piece->offset = at;
       piece->zero = extent.flags & kExtentZero;
-      piece->length = piece->zero ? extent.length : std::min(extent.length, kPieceBytes);
+      piece->length = piece->zero ? extent.length : std::min(extent.length, ahead_.piece_bytes);
       at += piece->length;
       extent.length -= piece->length;
       queue_.push_back(std::move(piece));
@@ -90,11 +92,11 @@ class ContentWalk {
     Ahead& piece = *queue_.front();
     absl::Status status;
     if (piece.zero) {
-      status = take_.take_zero(piece.offset, piece.length);
+      status = co_await take_.take_zero(piece.offset, piece.length);
     } else {
       while (!piece.done) co_await arrived_.Wait();
       status = piece.status.ok()
-                   ? take_.take_data(piece.offset, {piece.buffer.data(), piece.length})
+                   ? co_await take_.take_data(piece.offset, {piece.buffer.data(), piece.length})
                    : Annotate(piece.status, absl::StrCat("read at offset ", piece.offset));
     }
     queue_.pop_front();
@@ -103,6 +105,7 @@ class ContentWalk {
 
   Device& device_;
   WalkData take_;
+  WalkAhead ahead_;
   std::deque<std::unique_ptr<Ahead>> queue_;
   Event arrived_;
   TaskScope scope_;
@@ -136,8 +139,9 @@ Task<absl::Status> WalkExtents(Device* device, std::string context, uint64_t off
   co_return absl::OkStatus();
 }
 
-Task<absl::Status> WalkContent(Device* device, uint64_t offset, uint64_t end, WalkData take) {
-  ContentWalk walk(device, std::move(take));
+Task<absl::Status> WalkContent(Device* device, uint64_t offset, uint64_t end, WalkData take,
+                               WalkAhead ahead) {
+  ContentWalk walk(device, std::move(take), ahead);
   co_return co_await walk.Run(offset, end);
 }
 

@@ -14,12 +14,18 @@ Task<absl::Status> WalkExtents(Device* device, std::string context, uint64_t off
                                TakeExtent take);
 
 // Calls `take_data` with the bytes of everything in [offset, end) that is not known to be zero, in
-// order, in pieces of at most 1 MiB, and `take_zero` with what is between them. The alignment that
-// the device wants is kept.
+// order, and `take_zero` with what is between them; both may wait. The alignment that the device
+// wants is kept. Where it cannot say what it holds, all counts as data.
 struct WalkData {
-  std::function<absl::Status(uint64_t offset, std::span<const char> bytes)> take_data;
-  std::function<absl::Status(uint64_t offset, uint64_t length)> take_zero;
+  std::function<Task<absl::Status>(uint64_t offset, std::span<const char> bytes)> take_data;
+  std::function<Task<absl::Status>(uint64_t offset, uint64_t length)> take_zero;
 };
-Task<absl::Status> WalkContent(Device* device, uint64_t offset, uint64_t end, WalkData take);
+struct WalkAhead {
+  uint64_t piece_bytes = 1 << 20;  // of one read, at most
+  size_t pieces = 8;               // in flight, or waiting to be taken
+  bool extents = true;             // ask the device where its holes are
+};
+Task<absl::Status> WalkContent(Device* device, uint64_t offset, uint64_t end, WalkData take,
+                               WalkAhead ahead = {});
 
 }  // namespace blk

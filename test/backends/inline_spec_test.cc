@@ -42,6 +42,11 @@ TEST_CASE("a value goes to the end but for parentheses that hold parameters") {
   CHECK(Parse("data:(1 2)").source.value == "(1 2)");
   CHECK(Parse("data:(1 2)*3").source.value == "(1 2)*3");
   CHECK(Parse("data:()").source.value == "()");
+  CHECK(Parse("data:1 ()").source.value == "1 ()");
+  // Empty parentheses say nothing.
+  CHECK(ParseInlineSpec("random:64K()").value() == Parse("random:64K"));
+  CHECK(ParseInlineSpec("memory()").value() == Parse("memory"));
+  CHECK(ParseInlineSpec("log()+memory:1").value() == Parse("log+memory:1"));
   CHECK(Parse("data:1)").source.value == "1)");
   CHECK(Parse("file:disk(1)").source.value == "disk(1)");
   CHECK(Parse("file:50%25").source.value == "50%25");
@@ -124,7 +129,6 @@ TEST_CASE("what follows no rule is refused") {
         "\"\xc3\xa4\": `\xc3\xa4` cannot be a name; for a file write ./\xc3\xa4");
   CHECK(Complaint(":1") == "\":1\": `` cannot be a name; for a file write ./:1");
   CHECK(Complaint("memory(size=1M") == "\"memory(size=1M\": `memory(` is not closed by `)`");
-  CHECK(Complaint("memory()") == "\"memory()\": expected KEY=VALUE instead of ``");
   CHECK(Complaint("memory(1M)") == "\"memory(1M)\": expected KEY=VALUE instead of `1M`");
   CHECK(Complaint("memory(size=1M,)") == "\"memory(size=1M,)\": expected KEY=VALUE instead of ``");
   CHECK(Complaint("memory(size=1M)x") ==

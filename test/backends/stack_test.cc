@@ -226,6 +226,9 @@ TEST_CASE("needs of all layers") {
   REQUIRE(plan.ok());
   CHECK(plan->Needs() == std::vector<Need>{{Need::Kind::kCreatePath, "/var/log/blk"},
                                            {Need::Kind::kReadWritePath, "./x"}});
+  CHECK(
+      plan->Needs(/*read_only=*/true) ==
+      std::vector<Need>{{Need::Kind::kCreatePath, "/var/log/blk"}, {Need::Kind::kReadPath, "./x"}});
   CHECK(plan->Name() == "log+file");
 }
 

@@ -182,6 +182,18 @@ TEST_CASE("client handshake: what is not wanted is not asked for") {
   CHECK(plain.Hear(Ack(kOptStructuredReply)) == WantGo("x"));
 }
 
+TEST_CASE("client handshake: for servers that hang up on GO") {
+  Client client({.structured_replies = false, .extended_headers = false, .go = false});
+  client.Begin(StartAndGo(client, "x"));
+  CHECK(client.Hear(kGreeting) == "\0\0\0\3"s + OptionRequest(kOptExportName, "x"));
+  client.Hear(ExportNameReply(512, 1, false));
+  ExpectExport(client);
+  Client asker({.structured_replies = false, .extended_headers = false, .go = false});
+  asker.Begin(StartAndInfo(asker, "x"));
+  CHECK(asker.Hear(kGreeting) == "\0\0\0\3"s);
+  FailureOf(asker, EOPNOTSUPP);
+}
+
 TEST_CASE("client handshake: a server without GO") {
   Client client({.extended_headers = false});
   client.Begin(StartAndGo(client, "x"));

@@ -63,6 +63,8 @@ CopyOptions RandomOptions(SimLoop* loop) {
   options.extents = !loop->OneIn(3);
   options.allocated = loop->OneIn(3);
   options.verify = loop->OneIn(3);
+  options.whole_requests = loop->OneIn(3);
+  if (loop->OneIn(3)) options.segment_bytes = options.request_bytes * (1 + loop->Below(10));
   return options;
 }
 
@@ -128,7 +130,9 @@ std::string Judge(Job* job, const std::string& content, bool aligned) {
     return faulty ? "" : absl::StrCat("cannot connect: ", job->connected.message());
   if (!job->copied.ok()) {
     if (!SaysWhere(job->copied)) return absl::StrCat("does not say where: ", job->copied.message());
-    if (failures == 0 && !faulty && aligned)
+    const int extents_failures =
+        job->source.disk->extents_failures() + job->target.disk->extents_failures();
+    if (failures + extents_failures == 0 && !faulty && aligned)
       return absl::StrCat("nothing failed but: ", job->copied.message());
     return "";
   }

@@ -40,7 +40,8 @@ std::string Judge(World* world) {
   if (!world->wrong.empty()) return world->wrong;
   if (world->server->aborted() > 0) return "a server session did not end by itself";
   if (world->ok_after_crash > 0) return "OK from a disk without power";
-  const uint64_t disk_failures = static_cast<uint64_t>(world->disk->failures());
+  const uint64_t disk_failures =
+      static_cast<uint64_t>(world->disk->failures() + world->disk->extents_failures());
   if (world->failed < disk_failures)
     return absl::StrCat("the disk failed ", disk_failures, " requests, the clients were told of ",
                         world->failed);

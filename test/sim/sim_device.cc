@@ -128,7 +128,11 @@ Task<absl::Status> SimDevice::DoFlush(const Call&) {
 Task<absl::Status> SimDevice::DoExtents(const Call&, std::string_view, ExtentList* list) {
   co_await loop_->Delay(faults_.delay_ns_max);
   if (crashed_) co_return ErrnoErrorAsIs(EIO, "the simulated disk has no power");
-  if (Fails(faults_.read_fails_one_in)) co_return Failure();
+  if (Fails(faults_.read_fails_one_in)) {
+    --failures_;
+    ++extents_failures_;
+    co_return Failure();
+  }
   size_t left = 1 + loop_->Below(6);  // answers end early
   for (uint64_t at = list->next(); at < list->end() && left > 0;) {
     uint64_t next = std::min(list->end(), (at / kSectorBytes + 1) * kSectorBytes);

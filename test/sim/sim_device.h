@@ -37,6 +37,8 @@ class SimDevice final : public Device {
   void Fill(std::string bytes);
 
   int failures() const { return failures_; }  // operations that were failed on purpose
+  // The same for questions about extents, which may be done without.
+  int extents_failures() const { return extents_failures_; }
   bool crashed() const { return crashed_; }
 
  protected:
@@ -67,7 +69,7 @@ class SimDevice final : public Device {
   const DeviceFaults faults_;
   std::string durable_, current_;
   std::vector<Dirty> dirty_;  // oldest first
-  int failures_ = 0;
+  int failures_ = 0, extents_failures_ = 0;
   bool crashed_ = false, flush_broken_ = false;
   uint64_t under_way_ = 0;
 };

@@ -1,0 +1,28 @@
+#pragma once
+// A whole copy: both ends opened, the engine or a stream between them, progress, and both ends
+// closed. Of `blk copy` and the name nbdcopy.
+//
+// Threads: made before loops run; runs on the current loop and the pool's.
+#include <functional>
+
+#include "src/tools/copy_engine.h"
+#include "src/tools/endpoint.h"
+#include "src/tools/progress.h"
+
+namespace blk {
+
+struct CopyJob {
+  CopyOptions options;
+  Endpoint source, target;
+  int connections = 4;  // of NBD, at most, to each side
+  bool shm = true;      // offer shared memory to NBD servers
+  ProgressChoice progress = {};
+  LoopPool* loops = nullptr;
+  // Called when both ends are open, before anything is copied; null is a stream. May change
+  // `options`; an error ends the job.
+  std::function<absl::Status(Device* source, Device* target, CopyOptions* options)> opened = {};
+};
+
+Task<absl::Status> RunCopy(CopyJob* job);
+
+}  // namespace blk
