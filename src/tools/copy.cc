@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,8 +10,10 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "src/core/buffer.h"
+#include "src/core/trace.h"
 #include "src/core/zeroes.h"
 #include "src/tools/copy_engine.h"
+#include "src/tools/copy_journal.h"
 #include "src/tools/endpoint.h"
 #include "src/tools/progress.h"
 
@@ -27,6 +30,7 @@ struct CopyConfig : CommonOptions {
   Size queue_size{16 << 20};
   Size request_size{256 << 10};
   int requests = 64;
+  std::optional<std::string> resume;
   Size sparse{4096};
   bool synchronous = false;
   int threads = 0;
@@ -64,6 +68,10 @@ const ParamTable<CopyConfig>& CopyRows() {
                 .letter = 'R',
                 .min = "1",
                 .max = "4096"})
+        .Param("resume", &C::resume,
+               {.help = "keep a journal in FILE; if it is there, go on where that copy was ended",
+                .word = "FILE",
+                .path = PathUse::kReadWrite})
         .Param("shm", &C::shm, {.help = "share memory with blk servers on Unix sockets"})
         .Param("sparse", &C::sparse,
                {.help = "smallest run of zeroes to find in data; 0: do not look", .letter = 'S'})
@@ -262,6 +270,67 @@ Task<absl::Status> CopyFromStream(CopyJob* job, CopyProgress* progress) {
   co_return co_await StdinToDevice(target.get(), job->options, progress);
 }
 
+// What tells the target from another that took its place: not its content, which the copy changes.
+// `path` is empty if it is no file.
+std::string StateOfTarget(const std::string& path, uint64_t bytes) {
+  std::string state = absl::StrCat("size ", bytes);
+  struct statx info;
+  if (path.empty() || statx(AT_FDCWD, path.c_str(), 0, STATX_INO | STATX_BTIME, &info) != 0)
+    return state;
+  absl::StrAppend(&state, ", inode ", info.stx_ino, " on ", info.stx_dev_major, ":",
+                  info.stx_dev_minor);
+  if (info.stx_mask & STATX_BTIME)
+    absl::StrAppend(&state, ", made ", info.stx_btime.tv_sec, ".", info.stx_btime.tv_nsec);
+  return state;
+}
+
+// What changes with its content, as far as that can be known.
+std::string StateOfSource(const std::string& file, const Device& source) {
+  std::string state = absl::StrCat("size ", source.size());
+  const std::string& name = source.facts().export_name;
+  if (!name.empty()) absl::StrAppend(&state, ", export ", name);
+  struct stat info;
+  if (file.empty() || stat(file.c_str(), &info) != 0) return state;
+  if (S_ISBLK(info.st_mode))
+    return absl::StrCat(state, ", device ", major(info.st_rdev), ":", minor(info.st_rdev));
+  return absl::StrCat(state, ", inode ", info.st_ino, " on ", major(info.st_dev), ":",
+                      minor(info.st_dev), ", modified ", info.st_mtim.tv_sec, ".",
+                      info.st_mtim.tv_nsec);
+}
+
+absl::StatusOr<std::unique_ptr<CopyJournal>> OpenJournal(const CopyJob& job, const Device& source,
+                                                         const std::string& target_path,
+                                                         const Device& target) {
+  CopyIdentity identity;
+  identity.source = job.source.text();
+  identity.target = job.target.text();
+  identity.source_state = StateOfSource(job.source.file(), source);
+  identity.target_state = StateOfTarget(target_path, target.size());
+  BLK_ASSIGN_OR_RETURN(auto journal,
+                       CopyJournal::Open(*job.config.resume, identity, source.size()));
+  if (journal->was_damaged())
+    LogError(absl::StrCat("the journal ", *job.config.resume,
+                          " is damaged and not believed: everything is copied again"));
+  return journal;
+}
+
+Task<absl::Status> CopyToDisk(CopyJob* job, Device* source, CopyProgress* progress) {
+  const std::string path = job->target.path();  // opening it takes the plan that knows
+  BLK_CO_ASSIGN_OR_RETURN(DevicePtr target,
+                          co_await job->target.Open({.read_only = false,
+                                                     .create_bytes = source->size(),
+                                                     .connections = job->config.connections,
+                                                     .arena = job->options.arena,
+                                                     .shm = job->config.shm}));
+  job->options.destination_is_zero |= job->target.reads_as_zeroes();
+  std::unique_ptr<CopyJournal> journal;
+  if (job->config.resume) {
+    BLK_CO_ASSIGN_OR_RETURN(journal, OpenJournal(*job, *source, path, *target));
+    job->options.journal = journal.get();
+  }
+  co_return co_await CopyDevice(job->loops->loops(), source, target.get(), job->options, progress);
+}
+
 Task<absl::Status> CopyFromDisk(CopyJob* job, CopyProgress* progress) {
   BLK_CO_ASSIGN_OR_RETURN(DevicePtr source,
                           co_await job->source.Open({.connections = job->config.connections,
@@ -273,17 +342,7 @@ Task<absl::Status> CopyFromDisk(CopyJob* job, CopyProgress* progress) {
   if (job->target.kind() == Endpoint::Kind::kStream) {
     status = co_await StreamDevice(source.get(), job->options, progress, WriteToStdout);
   } else {
-    auto target = co_await job->target.Open({.read_only = false,
-                                             .create_bytes = source->size(),
-                                             .connections = job->config.connections,
-                                             .arena = job->options.arena,
-                                             .shm = job->config.shm});
-    status = target.status();
-    if (status.ok()) {
-      job->options.destination_is_zero |= job->target.reads_as_zeroes();
-      status = co_await CopyDevice(job->loops->loops(), source.get(), target->get(), job->options,
-                                   progress);
-    }
+    status = co_await CopyToDisk(job, source.get(), progress);
   }
   co_await display.Finish(status.ok());
   co_return status;
@@ -327,6 +386,10 @@ int CopyMain(std::span<const std::string> arguments) {
   if (!target.ok()) return fail(target.status());
   if (source->kind() == Endpoint::Kind::kNull)
     return fail(absl::InvalidArgumentError("null: can only be the target"));
+  if (config.resume &&
+      (source->kind() == Endpoint::Kind::kStream || target->kind() == Endpoint::Kind::kStream))
+    return fail(absl::InvalidArgumentError(
+        "--resume needs two disks: a stream cannot be read again from the middle"));
   LoopPool loops(LoopCount(config.synchronous ? 1 : config.threads));
   CopyOptions options = EngineOptions(config);
   if (config.shm) {
@@ -350,6 +413,8 @@ Tool CopyTool() {
                         "through a server that is started for it"},
                        {"blk copy nbd://localhost - | hexdump -C", "to a pipe"},
                        {"blk copy 'partition(partition=2)+disk.img' part2.img", "one partition"},
+                       {"blk copy --resume disk.journal nbd://host/disk disk.img",
+                        "may be killed and started again"},
                        {"blk copy sparse-random:1T null:", "how fast can it read?"}},
           .rows = []() -> const ParamRows& { return CopyRows(); },
           .run = CopyMain};

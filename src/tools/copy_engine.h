@@ -17,6 +17,8 @@
 
 namespace blk {
 
+class CopyJournal;
+
 struct CopyOptions {
   uint64_t request_bytes = 256 << 10;   // of one read or write, at most
   uint64_t queue_bytes_max = 16 << 20;  // in flight, over all loops
@@ -28,6 +30,7 @@ struct CopyOptions {
   bool flush = true;                    // once, at the end
   std::shared_ptr<Arena> arena;         // buffers come from it while there is room
   bool verify = false;                  // read the target back and compare
+  CopyJournal* journal = nullptr;       // what is in it is not copied; it learns what is
 };
 
 // Bytes, for a progress display; any thread.

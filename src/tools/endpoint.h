@@ -32,6 +32,8 @@ class Endpoint {
   const std::string& text() const { return text_; }  // as it was given, for messages
   // A file that a target may create; empty for all else.
   const std::string& path() const { return plan_.path; }
+  // The file whose content this is, also under filters; empty for all else.
+  const std::string& file() const { return file_; }
 
   struct Wish {
     bool read_only = true;
@@ -65,6 +67,7 @@ class Endpoint {
   std::string export_name_;
   bool read_only_ = false;
   StackPlan plan_;
+  std::string file_;
   std::vector<std::string> command_;
   std::unique_ptr<CaptiveServer> captive_;
   LayerPtr layer_;
