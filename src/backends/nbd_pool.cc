@@ -89,20 +89,20 @@ Task<absl::Status> NbdDevice::Run(Op operation) {
   return RunSlowly(operation);
 }
 
-Task<absl::Status> NbdDevice::DoRead(const Call&, uint64_t offset, std::span<char> into) {
-  return Run([=](nbd::ClientSession* session) { return session->Read(offset, into); });
+Task<absl::Status> NbdDevice::DoRead(const Call& call, uint64_t offset, std::span<char> into) {
+  return Run([=, &call](nbd::ClientSession* session) { return session->Read(offset, into, call); });
 }
 
 Task<absl::Status> NbdDevice::DoWrite(const Call& call, uint64_t offset,
                                       std::span<const char> from) {
-  return Run([=, flags = call.flags](nbd::ClientSession* session) {
-    return session->Write(offset, from, flags);
+  return Run([=, &call](nbd::ClientSession* session) {
+    return session->Write(offset, from, call.flags, call);
   });
 }
 
-Task<absl::Status> NbdDevice::DoFlush(const Call&) {
+Task<absl::Status> NbdDevice::DoFlush(const Call& call) {
   if (!facts().flush) return absl::OkStatus();  // the server has nothing to flush, and would refuse
-  return Run([](nbd::ClientSession* session) { return session->Flush(); });
+  return Run([&call](nbd::ClientSession* session) { return session->Flush(call); });
 }
 
 Task<absl::Status> NbdDevice::InPieces(
@@ -119,8 +119,10 @@ Task<absl::Status> NbdDevice::InPieces(
 
 Task<absl::Status> NbdDevice::DoTrim(const Call& call, uint64_t offset, uint64_t length) {
   if (!facts().trim) return absl::OkStatus();
-  auto trim = [this, flags = call.flags](uint64_t at, uint64_t bytes) {
-    return Run([=](nbd::ClientSession* session) { return session->Trim(at, bytes, flags); });
+  auto trim = [this, &call](uint64_t at, uint64_t bytes) {
+    return Run([=, &call](nbd::ClientSession* session) {
+      return session->Trim(at, bytes, call.flags, call);
+    });
   };
   return wide_ || length <= kPieceBytes ? trim(offset, length) : InPieces(offset, length, trim);
 }
@@ -128,16 +130,18 @@ Task<absl::Status> NbdDevice::DoTrim(const Call& call, uint64_t offset, uint64_t
 Task<absl::Status> NbdDevice::DoZero(const Call& call, uint64_t offset, uint64_t length) {
   if (!facts().zero || ((call.flags & kFastZero) && !facts().fast_zero))
     return Device::DoZero(call, offset, length);
-  auto zero = [this, flags = call.flags](uint64_t at, uint64_t bytes) {
-    return Run([=](nbd::ClientSession* session) { return session->Zero(at, bytes, flags); });
+  auto zero = [this, &call](uint64_t at, uint64_t bytes) {
+    return Run([=, &call](nbd::ClientSession* session) {
+      return session->Zero(at, bytes, call.flags, call);
+    });
   };
   return wide_ || length <= kPieceBytes ? zero(offset, length) : InPieces(offset, length, zero);
 }
 
-Task<absl::Status> NbdDevice::DoCache(const Call&, uint64_t offset, uint64_t length) {
+Task<absl::Status> NbdDevice::DoCache(const Call& call, uint64_t offset, uint64_t length) {
   if (facts().cache == Support::kNone) return absl::OkStatus();
-  auto cache = [this](uint64_t at, uint64_t bytes) {
-    return Run([=](nbd::ClientSession* session) { return session->Cache(at, bytes); });
+  auto cache = [this, &call](uint64_t at, uint64_t bytes) {
+    return Run([=, &call](nbd::ClientSession* session) { return session->Cache(at, bytes, call); });
   };
   return wide_ || length <= kPieceBytes ? cache(offset, length) : InPieces(offset, length, cache);
 }
@@ -145,8 +149,8 @@ Task<absl::Status> NbdDevice::DoCache(const Call&, uint64_t offset, uint64_t len
 Task<absl::Status> NbdDevice::DoExtents(const Call& call, std::string_view context,
                                         ExtentList* list) {
   if (!facts().extents) return Device::DoExtents(call, context, list);
-  return Run([context, list, flags = call.flags & kRequestOne](nbd::ClientSession* session) {
-    return session->Extents(context, list, flags);
+  return Run([context, list, &call](nbd::ClientSession* session) {
+    return session->Extents(context, list, call.flags & kRequestOne, call);
   });
 }
 

@@ -7,6 +7,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <bit>
 #include <cerrno>
 
@@ -79,8 +80,29 @@ char* Arena::TakePiece(uint64_t bytes) {
 }
 
 void Arena::GivePiece(char* piece, uint64_t bytes) {
+  const int index = bytes ? ClassOf(bytes) : 0;
   std::lock_guard lock(mutex_);
-  free_[bytes ? ClassOf(bytes) : 0].push_back(piece);
+  if (RetiredLocked(piece, uint64_t{1} << (index + kSmallestShift))) return;
+  free_[index].push_back(piece);
+}
+
+void Arena::Retire(const char* at, uint64_t bytes) {
+  std::lock_guard lock(mutex_);
+  retired_.emplace_back(OffsetOf(at), bytes);
+  any_retired_ = true;
+}
+
+bool Arena::Retired(const char* at, uint64_t bytes) const {
+  if (!any_retired_) return false;
+  std::lock_guard lock(mutex_);
+  return RetiredLocked(at, bytes);
+}
+
+bool Arena::RetiredLocked(const char* at, uint64_t bytes) const {
+  const uint64_t offset = OffsetOf(at);
+  return std::any_of(retired_.begin(), retired_.end(), [&](const auto& range) {
+    return offset < range.first + range.second && range.first < offset + bytes;
+  });
 }
 
 }  // namespace blk

@@ -5,6 +5,7 @@
 //
 // Any thread. A piece must not outlive its arena.
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -45,17 +46,25 @@ class Arena {
   char* TakePiece(uint64_t bytes);
   void GivePiece(char* piece, uint64_t bytes);
 
+  // The other process may touch this range at any time from now on, as a server may whose answer
+  // nobody waits for any more: a piece with any of it is never handed out again.
+  void Retire(const char* at, uint64_t bytes);
+  bool Retired(const char* at, uint64_t bytes) const;
+
  private:
   Arena(int fd, char* data, uint64_t size) : fd_(fd), data_(data), size_(size) {}
 
   const int fd_;
   char* const data_;
   const uint64_t size_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   static constexpr int kSmallestShift = 12, kClasses = 16;
   static int ClassOf(uint64_t bytes);
-  uint64_t carved_ = 0;  // guarded by mutex_, as is the next
+  bool RetiredLocked(const char* at, uint64_t bytes) const;
+  uint64_t carved_ = 0;  // guarded by mutex_, as are the next
   std::array<std::vector<char*>, kClasses> free_;
+  std::vector<std::pair<uint64_t, uint64_t>> retired_;  // offset and length
+  std::atomic<bool> any_retired_{false};
 };
 
 // A piece that gives itself back.

@@ -276,6 +276,7 @@ absl::StatusOr<sockaddr_un> UnixAddress(const std::string& path) {
   return address;
 }
 
+constexpr int kConnectSecondsMax = 30;  // of one address, before a word is said
 constexpr int kSocketType = SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC;
 
 absl::StatusOr<int> BindAndListen(int family, const sockaddr* address, socklen_t bytes,
@@ -302,8 +303,17 @@ Task<absl::StatusOr<StreamPtr>> Connect(int family, sockaddr_storage address, so
   if (result < 0 && errno != EINPROGRESS)
     co_return ErrnoError(errno, absl::StrCat("cannot connect to ", where));
   if (result < 0) {
+    // The kernel alone would try for minutes.
     auto watch = Loop::Current()->WatchDescriptor(fd);
-    BLK_CO_RETURN_IF_ERROR(co_await watch->Writable());
+    Loop::TimerId timer = Loop::Current()->StartTimer(
+        Loop::Current()->NowNs() + int64_t{kConnectSecondsMax} * 1'000'000'000,
+        [&watch] { watch->Cancel(); });
+    absl::Status connected = co_await watch->Writable();
+    Loop::Current()->CancelTimer(timer);
+    if (!connected.ok())
+      co_return ErrnoErrorAsIs(ETIMEDOUT,
+                               absl::StrCat("cannot connect to ", where, ": no answer in ",
+                                            kConnectSecondsMax, " seconds"));
     int error = 0;
     socklen_t error_bytes = sizeof error;
     getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &error_bytes);

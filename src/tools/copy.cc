@@ -20,6 +20,7 @@ struct CopyConfig : CommonOptions {
   Size queue_size{16 << 20};
   Size request_size{256 << 10};
   int requests = 64;
+  std::optional<std::string> resume;
   Size sparse{4096};
   bool synchronous = false;
   int threads = 0;
@@ -57,6 +58,10 @@ const ParamTable<CopyConfig>& CopyRows() {
                 .letter = 'R',
                 .min = "1",
                 .max = "4096"})
+        .Param("resume", &C::resume,
+               {.help = "keep a journal in FILE; if it is there, go on where that copy was ended",
+                .word = "FILE",
+                .path = PathUse::kReadWrite})
         .Param("shm", &C::shm, {.help = "share memory with blk servers on Unix sockets"})
         .Param("sparse", &C::sparse,
                {.help = "smallest run of zeroes to find in data; 0: do not look", .letter = 'S'})
@@ -121,12 +126,17 @@ int CopyMain(std::span<const std::string> arguments) {
   if (!target.ok()) return fail(target.status());
   if (source->kind() == Endpoint::Kind::kNull)
     return fail(absl::InvalidArgumentError("null: can only be the target"));
+  if (config.resume &&
+      (source->kind() == Endpoint::Kind::kStream || target->kind() == Endpoint::Kind::kStream))
+    return fail(absl::InvalidArgumentError(
+        "--resume needs two disks: a stream cannot be read again from the middle"));
   LoopPool loops(LoopCount(config.synchronous ? 1 : config.threads));
   CopyJob job{.options = EngineOptions(config),
               .source = *std::move(source),
               .target = *std::move(target),
               .connections = config.connections,
               .shm = config.shm,
+              .resume = config.resume,
               .progress = *display,
               .loops = &loops};
   return fail(loops.RunMain(RunCopy(&job)));
@@ -143,6 +153,8 @@ Tool CopyTool() {
                         "through a server that is started for it"},
                        {"blk copy nbd://localhost - | hexdump -C", "to a pipe"},
                        {"blk copy 'partition(partition=2)+disk.img' part2.img", "one partition"},
+                       {"blk copy --resume disk.journal nbd://host/disk disk.img",
+                        "may be killed and started again"},
                        {"blk copy sparse-random:1T null:", "how fast can it read?"}},
           .rows = []() -> const ParamRows& { return CopyRows(); },
           .run = CopyMain};

@@ -10,6 +10,7 @@
 #include "src/core/sync.h"
 #include "src/core/trace.h"
 #include "src/core/zeroes.h"
+#include "src/tools/copy_journal.h"
 #include "src/tools/walk.h"
 
 namespace blk {
@@ -22,6 +23,10 @@ constexpr uint64_t kSegmentBytesMax = uint64_t{1} << 50;
 constexpr size_t kSegmentsWanted = 4096;
 // Walkers of one loop: while one waits for extents, the other keeps requests in flight.
 constexpr int kWalkersPerLoop = 2;
+// With a journal: how much work a kill may cost, in time and as a share of the disk. Each
+// checkpoint costs a flush of the target.
+constexpr int64_t kCheckpointNs = 500'000'000, kCheckpointNsMin = 50'000'000;
+constexpr uint64_t kCheckpointShare = 32;
 
 struct Piece {
   uint64_t offset, length;
@@ -69,6 +74,9 @@ class Copier {
   };
 
   Task<void> Walk(Loop* loop, size_t requests, uint64_t bytes);
+  Task<void> Checkpoints();
+  Task<absl::Status> Finish();
+  Task<absl::Status> WalkMissing(Walker& walker, uint64_t offset, uint64_t end);
   Task<absl::Status> WalkSegment(Walker& walker, uint64_t offset, uint64_t end);
   Task<absl::Status> CopyPiece(Walker& walker, Piece piece);
   Task<void> CopyData(Walker& walker, uint64_t offset, uint64_t length);
@@ -81,6 +89,7 @@ class Copier {
   Task<absl::Status> AskExtents(ExtentList* list, uint64_t offset, uint64_t end);
   std::vector<Piece> AlignPieces(const ExtentList& list, uint64_t end) const;
   void Fail(const absl::Status& status);
+  void Done(uint64_t offset, uint64_t length);
   Call MakeCall(uint32_t flags = 0) const { return {.flags = flags, .stop = &stop_token_}; }
 
   Device& source_;
@@ -94,6 +103,7 @@ class Copier {
   std::atomic<uint64_t> next_{0};  // offset of the next segment
   std::stop_source stop_;
   const std::stop_token stop_token_;
+  std::stop_source no_more_checkpoints_;
   std::mutex mutex_;
   absl::Status failure_;  // guarded by mutex_
 };
@@ -116,18 +126,52 @@ Task<absl::Status> Copier::Run(std::span<Loop* const> loops) {
   size_t walkers = std::min(loops.size() * kWalkersPerLoop, options_.requests_max);
   size_t requests = std::max<size_t>(1, options_.requests_max / walkers);
   uint64_t bytes = std::max<uint64_t>(options_.request_bytes, options_.queue_bytes_max / walkers);
-  TaskScope scope;
+  TaskScope scope, checkpoints;
   for (size_t i = 0; i < walkers; ++i) scope.Spawn(Walk(loops[i % loops.size()], requests, bytes));
+  if (options_.journal) checkpoints.Spawn(Checkpoints());
   co_await scope.Join();
+  no_more_checkpoints_.request_stop();
+  co_await checkpoints.Join();
+  co_return co_await Finish();
+}
+
+// Writes down what is finished, now and then.
+Task<void> Copier::Checkpoints() {
+  const std::stop_token stop = no_more_checkpoints_.get_token();
+  int64_t last_ns = Loop::Current()->NowNs();
+  while ((co_await Loop::Current()->Sleep(kCheckpointNsMin, &stop)).ok()) {
+    const int64_t now_ns = Loop::Current()->NowNs();
+    if (options_.journal->pending_bytes() < size_ / kCheckpointShare &&
+        now_ns - last_ns < kCheckpointNs)
+      continue;
+    last_ns = now_ns;
+    absl::Status status = co_await options_.journal->Checkpoint(&target_);
+    if (!status.ok()) co_return Fail(status);
+  }
+}
+
+Task<absl::Status> Copier::Finish() {
+  absl::Status failure;
   {
     std::lock_guard lock(mutex_);
-    if (!failure_.ok()) co_return failure_;
+    failure = failure_;
   }
-  if (options_.flush && target_.facts().flush) {
+  if (!failure.ok()) {
+    // What has been done need not be done again; the failure to tell of is the first one.
+    if (options_.journal) (void)co_await options_.journal->Checkpoint(&target_);
+    co_return failure;
+  }
+  if ((options_.flush || options_.journal) && target_.facts().flush) {
     Call call;
-    co_return Annotate(co_await target_.Flush(call), "flush of the target");
+    BLK_CO_RETURN_IF_ERROR(Annotate(co_await target_.Flush(call), "flush of the target"));
   }
+  if (options_.journal) co_return co_await options_.journal->Remove();
   co_return absl::OkStatus();
+}
+
+void Copier::Done(uint64_t offset, uint64_t length) {
+  progress_.done += length;
+  if (options_.journal) options_.journal->Done(offset, length);
 }
 
 Task<void> Copier::Walk(Loop* loop, size_t requests, uint64_t bytes) {
@@ -141,7 +185,7 @@ Task<void> Copier::Walk(Loop* loop, size_t requests, uint64_t bytes) {
       break;
     }
     absl::Status status =
-        co_await WalkSegment(walker, offset, offset + std::min(segment_bytes_, size_ - offset));
+        co_await WalkMissing(walker, offset, offset + std::min(segment_bytes_, size_ - offset));
     if (status.ok() && options_.verify) {
       co_await walker.scope.Join();
       if (!stop_token_.stop_requested()) status = co_await Verify(walker);
@@ -150,6 +194,19 @@ Task<void> Copier::Walk(Loop* loop, size_t requests, uint64_t bytes) {
   }
   co_await walker.scope.Join();
   co_await ResumeOn{home};
+}
+
+// What no earlier run has finished.
+Task<absl::Status> Copier::WalkMissing(Walker& walker, uint64_t offset, uint64_t end) {
+  if (!options_.journal) co_return co_await WalkSegment(walker, offset, end);
+  uint64_t gap_from = 0, gap_to = 0;
+  while (options_.journal->finished().NextGap(offset, end, &gap_from, &gap_to)) {
+    progress_.done += gap_from - offset;
+    BLK_CO_RETURN_IF_ERROR(co_await WalkSegment(walker, gap_from, gap_to));
+    offset = gap_to;
+  }
+  progress_.done += end - offset;
+  co_return absl::OkStatus();
 }
 
 Task<absl::Status> Copier::WalkSegment(Walker& walker, uint64_t offset, uint64_t end) {
@@ -233,7 +290,7 @@ std::vector<Piece> Copier::AlignPieces(const ExtentList& list, uint64_t end) con
 Task<absl::Status> Copier::CopyPiece(Walker& walker, Piece piece) {
   if (piece.zero) {
     if (options_.destination_is_zero && !options_.allocated && !options_.verify) {
-      progress_.done += piece.length;
+      Done(piece.offset, piece.length);
       co_return absl::OkStatus();
     }
     co_await walker.requests.Acquire();
@@ -258,7 +315,7 @@ Task<void> Copier::CopyZero(Walker& walker, uint64_t offset, uint64_t length) {
   if (options_.verify) walker.written.push_back({offset, length, 0, true});
   walker.requests.Release();
   if (!status.ok()) co_return Fail(status);
-  progress_.done += length;
+  Done(offset, length);
 }
 
 Task<void> Copier::CopyData(Walker& walker, uint64_t offset, uint64_t length) {
@@ -288,7 +345,7 @@ Task<void> Copier::CopyData(Walker& walker, uint64_t offset, uint64_t length) {
   walker.requests.Release();
   if (!status.ok()) co_return Fail(status);
   progress_.read += length;
-  progress_.done += length;
+  Done(offset, length);
 }
 
 // Writes `data`, with the zeroes that lie in it as zeroes.

@@ -19,6 +19,8 @@
 
 namespace blk {
 
+class CopyJournal;
+
 struct CopyOptions {
   uint64_t request_bytes = 256 << 10;   // of one read or write, at most
   uint64_t queue_bytes_max = 16 << 20;  // in flight, over all loops
@@ -33,7 +35,8 @@ struct CopyOptions {
   // Requests begin at multiples of request_bytes, and zero is only what makes a whole request: of
   // many small pieces few large ones.
   bool whole_requests = false;
-  uint64_t segment_bytes = 0;  // taken by a loop at a time; 0: as fits the disk
+  uint64_t segment_bytes = 0;      // taken by a loop at a time; 0: as fits the disk
+  CopyJournal* journal = nullptr;  // what is in it is not copied; it learns what is
 };
 
 // Bytes, for a progress display; any thread.

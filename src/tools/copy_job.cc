@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,7 +10,9 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "src/core/buffer.h"
+#include "src/core/trace.h"
 #include "src/core/zeroes.h"
+#include "src/tools/copy_journal.h"
 
 namespace blk {
 namespace {
@@ -161,16 +164,65 @@ Task<absl::Status> FromStream(CopyJob* job, CopyProgress* progress) {
   co_return co_await StreamToDevice(source, target.get(), job->options, progress);
 }
 
+// What tells the target from another that took its place: not its content, which the copy changes.
+// `path` is empty if it is no file.
+std::string StateOfTarget(const std::string& path, uint64_t bytes) {
+  std::string state = absl::StrCat("size ", bytes);
+  struct statx info;
+  if (path.empty() || statx(AT_FDCWD, path.c_str(), 0, STATX_INO | STATX_BTIME, &info) != 0)
+    return state;
+  absl::StrAppend(&state, ", inode ", info.stx_ino, " on ", info.stx_dev_major, ":",
+                  info.stx_dev_minor);
+  if (info.stx_mask & STATX_BTIME)
+    absl::StrAppend(&state, ", made ", info.stx_btime.tv_sec, ".", info.stx_btime.tv_nsec);
+  return state;
+}
+
+// What changes with its content, as far as that can be known.
+std::string StateOfSource(const std::string& file, const Device& source) {
+  std::string state = absl::StrCat("size ", source.size());
+  const std::string& name = source.facts().export_name;
+  if (!name.empty()) absl::StrAppend(&state, ", export ", name);
+  struct stat info;
+  if (file.empty() || stat(file.c_str(), &info) != 0) return state;
+  if (S_ISBLK(info.st_mode))
+    return absl::StrCat(state, ", device ", major(info.st_rdev), ":", minor(info.st_rdev));
+  return absl::StrCat(state, ", inode ", info.st_ino, " on ", major(info.st_dev), ":",
+                      minor(info.st_dev), ", modified ", info.st_mtim.tv_sec, ".",
+                      info.st_mtim.tv_nsec);
+}
+
+absl::StatusOr<std::unique_ptr<CopyJournal>> OpenJournal(const CopyJob& job, const Device& source,
+                                                         const std::string& target_path,
+                                                         const Device& target) {
+  CopyIdentity identity;
+  identity.source = job.source.text();
+  identity.target = job.target.text();
+  identity.source_state = StateOfSource(job.source.file(), source);
+  identity.target_state = StateOfTarget(target_path, target.size());
+  BLK_ASSIGN_OR_RETURN(auto journal, CopyJournal::Open(*job.resume, identity, source.size()));
+  if (journal->was_damaged())
+    LogError(absl::StrCat("the journal ", *job.resume,
+                          " is damaged and not believed: everything is copied again"));
+  return journal;
+}
+
 Task<absl::Status> FromDisk(CopyJob* job, CopyProgress* progress) {
   Endpoint::Wish wish{
       .connections = job->connections, .arena = job->options.arena, .shm = job->shm};
   BLK_CO_ASSIGN_OR_RETURN(DevicePtr source, co_await job->source.Open(wish));
+  const std::string path = job->target.path();  // opening it takes the plan that knows
   DevicePtr target;
+  std::unique_ptr<CopyJournal> journal;
   if (job->target.kind() != Endpoint::Kind::kStream) {
     wish.read_only = false;
     wish.create_bytes = source->size();
     BLK_CO_ASSIGN_OR_RETURN(target, co_await job->target.Open(wish));
     job->options.destination_is_zero |= job->target.reads_as_zeroes();
+    if (job->resume) {
+      BLK_CO_ASSIGN_OR_RETURN(journal, OpenJournal(*job, *source, path, *target));
+      job->options.journal = journal.get();
+    }
   }
   if (job->opened) BLK_CO_RETURN_IF_ERROR(job->opened(source.get(), target.get(), &job->options));
   ProgressDisplay display(job->progress, source->size(), progress);

@@ -4,6 +4,8 @@
 //
 // Threads: made before loops run; runs on the current loop and the pool's.
 #include <functional>
+#include <optional>
+#include <string>
 
 #include "src/tools/copy_engine.h"
 #include "src/tools/endpoint.h"
@@ -14,8 +16,9 @@ namespace blk {
 struct CopyJob {
   CopyOptions options;
   Endpoint source, target;
-  int connections = 4;  // of NBD, at most, to each side
-  bool shm = true;      // offer shared memory to NBD servers
+  int connections = 4;                     // of NBD, at most, to each side
+  bool shm = true;                         // offer shared memory to NBD servers
+  std::optional<std::string> resume = {};  // the journal's file; both ends are disks then
   ProgressChoice progress = {};
   LoopPool* loops = nullptr;
   // Called when both ends are open, before anything is copied; null is a stream. May change

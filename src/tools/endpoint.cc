@@ -28,6 +28,7 @@ absl::StatusOr<Endpoint> Endpoint::Parse(std::span<const std::string> words) {
       BLK_ASSIGN_OR_RETURN(ServeArguments serve,
                            ParseServeArguments(command.subspan(named_blk ? 2 : 1)));
       endpoint.plan_ = std::move(serve.plan);
+      endpoint.file_ = endpoint.plan_.path;
       endpoint.plan_.path.clear();  // a server's file is never created
       endpoint.export_name_ = serve.export_name;
       endpoint.read_only_ = serve.read_only;
@@ -43,6 +44,7 @@ absl::StatusOr<Endpoint> Endpoint::Parse(std::span<const std::string> words) {
   }
   if (words[0] == "null:") return Null();
   BLK_ASSIGN_OR_RETURN(endpoint.plan_, PlanSpec(AllSpecs(), words[0]));
+  endpoint.file_ = endpoint.plan_.path;
   if (endpoint.plan_.layers.size() > 1) endpoint.plan_.path.clear();  // a window of a file, say
   return endpoint;
 }

@@ -41,6 +41,8 @@ class Endpoint {
   const std::string& path() const { return plan_.path; }
   // kStream: standard input or output unless another was given.
   int stream_fd(bool writing) const { return fd_ >= 0 ? fd_ : writing ? 1 : 0; }
+  // The file whose content this is, also under filters; empty for all else.
+  const std::string& file() const { return file_; }
 
   struct Wish {
     bool read_only = true;
@@ -74,6 +76,7 @@ class Endpoint {
   std::string export_name_;
   bool read_only_ = false;
   StackPlan plan_;
+  std::string file_;
   std::vector<std::string> command_;
   bool captive_input_ = false;  // the captive server has our standard input
   int fd_ = -1;

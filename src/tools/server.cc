@@ -41,6 +41,7 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
     stream_ = std::move(stream);
     LogDebug("connection ", number_, ": from ", stream_->peer().text);
     absl::Status status = co_await Serve();
+    if (device_ && server_.stopping() && !cut_off_) co_await FlushAtEnd();
     co_await CloseExport();
     co_await RunAtEnd();
     if (!status.ok() && !server_.stopping()) {
@@ -53,6 +54,7 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
 
   // From this loop: stop after what is in flight; `hard`: now.
   void Shutdown(bool hard) {
+    cut_off_ |= hard;
     if (session_ && hard) {
       session_->Abort();
     } else if (session_) {
@@ -195,6 +197,18 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
     if (server_.options_.tls && !server_.stopping()) co_await Drain(stream_.get());
   }
 
+  // A server that is told to end leaves nothing of its clients' in a cache that ends with it. What
+  // does not answer cannot keep it.
+  Task<void> FlushAtEnd() {
+    const Facts& facts = device_->facts();
+    if (!facts.flush || facts.read_only || server_.options_.read_only) co_return;
+    Call call{.connection = number_,
+              .deadline_ns = loop_->NowNs() + server_.options_.stop_grace_ns};
+    absl::Status status = co_await device_->Flush(call);
+    if (!status.ok())
+      LogError(absl::StrCat("connection ", number_, ": last flush: ", status.message()));
+  }
+
   Task<void> DisconnectSoon(bool hard) {
     co_await Yield();
     Shutdown(hard);
@@ -216,6 +230,7 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
   DevicePtr device_;
   std::shared_ptr<Arena> arena_;
   nbd::ServerSession* session_ = nullptr;
+  bool cut_off_ = false;
 };
 
 Server::Server(LoopPool* loops, Exports* exports, ServerOptions options)

@@ -1,6 +1,8 @@
-// Whatever a server sends in its handshake: the client comes to an end of it, and an export that it
-// accepts is one that can exist. The first byte of the input chooses the client's options and what
-// it asks for, the second how much one receive brings.
+// Whatever a server sends in its handshake: the client comes to an end of it, and an export that
+// it accepts is one that can exist. The first byte of the input chooses the client's options and
+// what it asks for, the second how much one receive brings.
+//
+// Fuzzes: src/proto/codec
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>

@@ -1,6 +1,8 @@
 // Any text through the parser of data expressions, and what it accepts through the evaluator and
-// the renderer, with bounds that keep one input quick. What came of it is checked: cut by need, the
-// image must begin with the same bytes.
+// the renderer, with bounds that keep one input quick. What came of it is checked: cut by need,
+// the image must begin with the same bytes.
+//
+// Fuzzes: src/backends/data/parse
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>

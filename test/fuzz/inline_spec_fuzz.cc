@@ -1,4 +1,6 @@
 // In-line specs: what parses is printed as text that parses to the same.
+//
+// Fuzzes: src/backends/inline_spec
 #include <cstddef>
 #include <cstdint>
 #include <string_view>

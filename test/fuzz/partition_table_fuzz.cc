@@ -1,6 +1,8 @@
-// The partition tables of any disk: no read outside the disk, an end, a partition inside.
-// The first byte is the partition's number in its low bits; its high bit mends the checksums of the
+// The partition tables of any disk: no read outside the disk, an end, a partition inside. The
+// first byte is the partition's number in its low bits; its high bit mends the checksums of the
 // GPT headers, which nobody guesses. The rest is the disk.
+//
+// Fuzzes: src/backends/filters/partition_table
 #include <cstring>
 
 #include "src/backends/filters/partition_table.h"

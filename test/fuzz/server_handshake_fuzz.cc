@@ -1,6 +1,8 @@
 // Whatever a client sends in its handshake: the server comes to an end of it, what it answers is
 // well formed, and an export is held exactly when it is to be served. The first byte of the input
 // chooses the server's options, the second how much one receive brings.
+//
+// Fuzzes: src/proto/codec
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>

@@ -1,4 +1,6 @@
 // Headers of tar archives and pax records: no crash, and sizes that can be added to an offset.
+//
+// Fuzzes: src/backends/filters/tar_index
 #include <string_view>
 
 #include "src/backends/filters/tar_index.h"

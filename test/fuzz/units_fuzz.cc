@@ -1,5 +1,7 @@
-// Whatever text is given as a size, a time or a number: it is read or refused, and what was read is
-// printed so that it reads back as the same value.
+// Whatever text is given as a size, a time or a number: it is read or refused, and what was read
+// is printed so that it reads back as the same value.
+//
+// Fuzzes: src/core/units
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>

@@ -1,5 +1,7 @@
-// Whatever text is given as an NBD URI: it is refused or read, and what was read is printed so that
-// it reads back as the same value.
+// Whatever text is given as an NBD URI: it is refused or read, and what was read is printed so
+// that it reads back as the same value.
+//
+// Fuzzes: src/proto/uri
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>

@@ -51,18 +51,38 @@ Answer AnswerOf(World* world, const absl::Status& status, bool began_after_crash
                                                                             : Answer::kNone;
 }
 
+// How long the client of a request wants to wait. Lives as long as the request.
+struct Patience {
+  std::stop_source stop;
+  std::stop_token token = stop.get_token();
+  Call call;
+
+  explicit Patience(World* world) {
+    if (!world->impatient || !world->loop.OneIn(4)) return;
+    const int64_t at_ns = world->loop.NowNs() + world->loop.RandomDelayNs(20'000'000);
+    if (world->loop.OneIn(2)) {
+      call.deadline_ns = at_ns;
+    } else {
+      call.stop = &token;
+      world->loop.StartTimer(at_ns, [stop = stop]() mutable { stop.request_stop(); });
+    }
+  }
+};
+
 Task<void> OneRead(World* world, uint64_t first, uint64_t sectors) {
   std::string got(sectors * kSectorBytes, '\xdd');
   bool late = world->disk->crashed();
   uint64_t began = world->model.Now();
-  absl::Status status = co_await world->device->Read({}, first * kSectorBytes, got);
+  Patience patience(world);
+  absl::Status status = co_await world->device->Read(patience.call, first * kSectorBytes, got);
   AnswerOf(world, status, late);
   if (status.ok()) world->Wrong(world->model.JudgeRead(began, first, got));
 }
 
 Task<void> OneChange(World* world, uint64_t first, uint64_t sectors, int kind) {
   const bool fua = world->loop.OneIn(5), zero = kind != 0;
-  Call call{.flags = fua ? kFua : 0};
+  Patience patience(world);
+  const Call call = patience.call.With(fua ? kFua : 0);
   size_t change = world->model.Begin(first, sectors, zero, fua);
   std::string bytes = zero ? "" : world->model.Bytes(change);
   bool late = world->disk->crashed();
@@ -76,7 +96,8 @@ Task<void> OneChange(World* world, uint64_t first, uint64_t sectors, int kind) {
 Task<void> OneFlush(World* world) {
   bool late = world->disk->crashed();
   size_t flush = world->model.BeginFlush();
-  absl::Status status = co_await world->device->Flush({});
+  Patience patience(world);
+  absl::Status status = co_await world->device->Flush(patience.call);
   if (!status.ok()) ++world->failed_flushes;
   world->model.EndFlush(flush, AnswerOf(world, status, late));
 }
@@ -85,7 +106,8 @@ Task<void> OneExtents(World* world, uint64_t first, uint64_t sectors) {
   ExtentList list(first * kSectorBytes, sectors * kSectorBytes);
   // Without metadata contexts the client answers by itself.
   bool late = world->disk->crashed() && world->device->facts().extents;
-  absl::Status status = co_await world->device->Extents({}, kBaseAllocation, &list);
+  Patience patience(world);
+  absl::Status status = co_await world->device->Extents(patience.call, kBaseAllocation, &list);
   AnswerOf(world, status, late);
   if (status.ok() && list.empty()) world->Wrong("an answer without extents");
 }
@@ -104,7 +126,7 @@ Task<void> Client(World* world, uint64_t requests) {
         co_await OneChange(world, first, sectors, 1);
         break;
       case 2:
-        co_await OneChange(world, first, sectors, 2);
+        co_await OneChange(world, first, sectors, world->trims ? 2 : 1);
         break;
       case 3:
         co_await OneExtents(world, first, sectors);

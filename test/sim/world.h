@@ -23,6 +23,8 @@ struct World {
   uint64_t failed = 0;          // requests that ended with an error
   uint64_t failed_flushes = 0;  // of them
   bool faulty_wire = false;
+  bool impatient = false;   // some requests have a deadline, or are stopped
+  bool trims = true;        // what is trimmed reads as zeroes; else nothing is trimmed
   std::string after_crash;  // what the disk held then, if it crashed
   // What was asked for after the power failed cannot have been done.
   uint64_t ok_after_crash = 0;
@@ -37,6 +39,7 @@ struct World {
     facts.multi_conn = loop.OneIn(2);
     disk = std::make_unique<SimDevice>(&loop, facts, faults);
     server = std::make_unique<SimServer>(&loop, disk.get());
+    impatient = loop.OneIn(3);
   }
   void Wrong(std::string what) {
     if (wrong.empty()) wrong = std::move(what);

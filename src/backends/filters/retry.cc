@@ -59,6 +59,11 @@ struct ParamValue<ErrnoList> {
 
 namespace {
 
+bool ConnectionLost(int error) {
+  return error == ECONNRESET || error == EPIPE || error == ESHUTDOWN || error == ETIMEDOUT ||
+         error == ENOTCONN || error == EPROTO;
+}
+
 // How often, after which errors and how long apart.
 struct Policy {
   uint32_t retries;
@@ -66,11 +71,15 @@ struct Policy {
   bool exponential = false;
   ErrnoList only = {};  // empty: all
 
-  bool Wants(const Request& request, const absl::Status& status) const {
+  // `asked`: the disk below was.
+  bool Wants(const Request& request, const absl::Status& status, bool asked) const {
     const int error = ErrnoOf(status);
     if (request.call->stopped()) return false;
     // That is an answer, not a failure.
     if (request.has(kFastZero) && error == EOPNOTSUPP) return false;
+    // What a flush could not make stable is lost, and a second one might not say so again. Only one
+    // that was not answered is asked again.
+    if (request.operation == Operation::kFlush && asked && !ConnectionLost(error)) return false;
     return only.errors.empty() ||
            std::find(only.errors.begin(), only.errors.end(), error) != only.errors.end();
   }
@@ -160,11 +169,13 @@ class RetryDevice final : public RequestFilter {
       const uint64_t generation = generation_;
       const bool refused = current_ && Writes(request.operation) && current_->facts().read_only;
       absl::Status status = failure_;
-      if (current_) status = co_await AttemptAndCount(request);
+      const bool asked = current_ != nullptr;
+      if (asked) status = co_await AttemptAndCount(request);
       gate_.Release();
       if (request.operation == Operation::kFlush && unflushed_->losses() != losses_)
         co_return Lost();
-      if (status.ok() || refused || retry == policy_.retries || !policy_.Wants(request, status))
+      if (status.ok() || refused || retry == policy_.retries ||
+          !policy_.Wants(request, status, asked))
         co_return status;
       const int64_t delay_ns = policy_.DelayNs(retry);
       LogRetry("retry", request, status, retry, delay_ns);
@@ -288,7 +299,7 @@ class RetryRequestDevice final : public RequestFilter {
   Task<absl::Status> Handle(Request request) override {
     for (uint32_t retry = 0;; ++retry) {
       absl::Status status = co_await Attempt(&below(), request);
-      if (status.ok() || retry == policy_.retries || !policy_.Wants(request, status))
+      if (status.ok() || retry == policy_.retries || !policy_.Wants(request, status, true))
         co_return status;
       LogRetry("retry-request", request, status, retry, policy_.DelayNs(retry));
       if (!(co_await SleepFor(*request.call, policy_.DelayNs(retry))).ok()) co_return status;
@@ -338,7 +349,8 @@ const Spec& RetrySpec() {
                  {.help = "repeat only after these errors; all if not given"})
           .Description(
               "Requests that are in flight on the old device end before it is closed. If the disk "
-              "has become smaller, requests fail instead of being answered from it.")
+              "has become smaller, requests fail instead of being answered from it. A flush that "
+              "was answered with an error is not repeated: what it could not save is lost.")
           .Example("retry(retries=3,retry-delay=1ms)+memory:64K")
           .PrintedExample("retry(retry-errno=EIO:ESHUTDOWN)+nbd://host/disk",
                           "survives restarts of the server")

@@ -307,6 +307,24 @@ TEST_CASE("the delay doubles, or does not") {
   CHECK(same < 140);
 }
 
+Task<absl::Status> WriteThenFlush(Device* device) {
+  std::string data(3000, 'w');
+  BLK_CO_RETURN_IF_ERROR(co_await device->Write({}, 100, data));
+  co_return co_await device->Flush({});
+}
+
+TEST_CASE("a flush that was answered with an error is not asked again, a lost one is") {
+  Flaky answered({1}, EIO);
+  CHECK(ErrnoOf(Try(RetrySpec(), kQuick, &answered, WriteThenFlush)) == EIO);
+  CHECK(answered.layer->opened.size() == 1);
+  Flaky lost({1, 0, -1}, ECONNRESET);
+  CHECK(Try(RetrySpec(), kQuick, &lost, WriteThenFlush).ok());
+  CHECK(lost.layer->opened.size() == 4);
+  Flaky request({1}, EIO);
+  CHECK(ErrnoOf(Try(RetryRequestSpec(), {{"retry-request-delay", "1us"}}, &request,
+                    WriteThenFlush)) == EIO);
+}
+
 TEST_CASE("retry-request repeats on the same device, and opening too") {
   const test::Words quick = {{"retry-request-delay", "1us"}};
   Flaky broken({0});
