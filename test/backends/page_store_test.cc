@@ -423,7 +423,8 @@ TEST_CASE("trims race with writers, readers and loans") {
           Loan loan;
           if (store->Borrow(kArea + page * 4096, 4096, &loan))
             found.assign(static_cast<const char*>(loan.spans()[0].iov_base), 4096);
-          wrong += found != std::string(4096, 'r') && !IsZero(found.data(), 4096);
+          // A page that is zeroed meanwhile may be seen in the middle of it.
+          wrong += found.find_first_not_of(std::string_view("r\0", 2)) != found.npos;
           Map(*store, 0, 4 * kArea);
         }),
         [&] {

@@ -1,3 +1,4 @@
+// Fuzzes: src/backends/script/parse src/backends/script/wire
 // What scripts and programs print: nothing of it may do more than be refused.
 #include <cstdint>
 #include <string_view>

@@ -40,6 +40,7 @@ Task<int> Play(World* world, std::string mode) {
 
 std::string RunCache(uint64_t seed, std::string mode, DeviceFaults faults) {
   auto* world = new World(seed, faults);  // leaked with its frames if they never end
+  world->trims = false;                   // a part of a block that is kept stays what it is
   if (!world->loop.Run(Play(world, mode))) return "nothing left to run, but not all has ended";
   std::string wrong = world->wrong;
   if (world->after_crash.empty()) world->after_crash = world->disk->Crash();

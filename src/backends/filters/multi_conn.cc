@@ -8,6 +8,7 @@
 #include <list>
 #include <memory>
 #include <mutex>
+#include <optional>
 
 #include "src/backends/filters/request.h"
 #include "src/core/spec.h"
@@ -45,6 +46,8 @@ class Members {
     std::lock_guard lock(mutex_);
     std::erase(all_, member);
   }
+  // Held while the marks of all are taken and acted upon.
+  Mutex& flushing() { return flushing_; }
   std::vector<MemberPtr> All() const {
     std::lock_guard lock(mutex_);
     return all_;
@@ -53,6 +56,7 @@ class Members {
  private:
   mutable std::mutex mutex_;
   std::vector<MemberPtr> all_;
+  Mutex flushing_;
 };
 
 class MultiConnDevice final : public RequestFilter {
@@ -99,7 +103,9 @@ class MultiConnDevice final : public RequestFilter {
   Task<absl::Status> FlushAll(Request request) {
     std::vector<MemberPtr> targets = {self_};
     if (emulate_ || config_.track == Track::kFast) targets = members_.All();
+    std::optional<MutexGuard> guard;
     if (config_.track == Track::kFast) {
+      guard.emplace(co_await members_.flushing().Lock());
       // Any dirty one makes all need it; then all are clean.
       bool dirty = false;
       for (const MemberPtr& one : targets) dirty = one->dirty.exchange(false) || dirty;
@@ -109,19 +115,20 @@ class MultiConnDevice final : public RequestFilter {
     absl::Status status;
     for (const MemberPtr& one : targets) {
       if (config_.by_name && one->export_name != self_->export_name) continue;
-      if (config_.track == Track::kConnection && !one->dirty.exchange(false)) continue;
-      absl::Status flushed = co_await FlushOne(one, request);
-      if (!flushed.ok()) one->dirty = true;
-      status.Update(flushed);
+      status.Update(co_await FlushOne(one, request));
     }
     co_return status;
   }
 
+  // A mark that is gone says nothing before the flush that took it has ended: it may yet fail.
   Task<absl::Status> FlushOne(MemberPtr one, Request request) {
-    if (one == self_) co_return co_await below().Flush(*request.call);
     MutexGuard guard = co_await one->in_use.Lock();
     if (one->closed) co_return absl::OkStatus();
-    co_return co_await one->device->Flush(*request.call);
+    if (config_.track == Track::kConnection && !one->dirty.exchange(false))
+      co_return absl::OkStatus();
+    absl::Status status = co_await one->device->Flush(*request.call);
+    if (!status.ok()) one->dirty = true;
+    co_return status;
   }
 
   const MemberPtr self_;

@@ -172,8 +172,12 @@ class RetryDevice final : public RequestFilter {
       const bool asked = current_ != nullptr;
       if (asked) status = co_await AttemptAndCount(request);
       gate_.Release();
-      if (request.operation == Operation::kFlush && unflushed_->losses() != losses_)
-        co_return Lost();
+      if (request.operation == Operation::kFlush) {
+        // One that was answered with an error lost what it could not save.
+        if (asked && !status.ok() && !request.call->stopped() && !ConnectionLost(ErrnoOf(status)))
+          unflushed_->Closed();
+        if (unflushed_->losses() != losses_) co_return Lost();
+      }
       if (status.ok() || refused || retry == policy_.retries ||
           !policy_.Wants(request, status, asked))
         co_return status;
@@ -202,8 +206,8 @@ class RetryDevice final : public RequestFilter {
   }
   static absl::Status Lost() {
     return ErrnoErrorAsIs(EIO,
-                          "the disk was opened again before what had been written was flushed: "
-                          "some of it may be lost");
+                          "a flush has failed, or the disk was opened again before one: some of "
+                          "what was written may be lost");
   }
 
   // Puts a new device in the place of the one with this generation.

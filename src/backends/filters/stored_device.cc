@@ -184,7 +184,8 @@ Task<absl::Status> StoredDevice::MakeZero(const Call& call, uint64_t offset, uin
     const uint64_t block = BlockOf(offset);
     const uint64_t step = StepAt(offset, end - offset, UINT64_MAX);
     if (!IsWhole(offset, step)) {
-      if (store_.RunAt(block, 1).state != State::kZero)
+      // It is zero here, but need not be below yet.
+      if (store_.RunAt(block, 1).state != State::kZero || (call.flags & kFua))
         BLK_CO_RETURN_IF_ERROR(co_await Device::DoZero(write, offset, step));
     } else {
       const uint64_t blocks = BlocksOver(offset, step);

@@ -269,8 +269,8 @@ TEST_CASE("the log has the lines of nbdkit") {
   CHECK(text[19] == '.');
   CHECK(WithoutTimes(text) ==
         "Ready thread_model=3\n"
-        "connection=1 Connect export=\"\" tls=0 size=0x186a0 minsize=0x1 prefsize=0x1000 "
-        "maxsize=0x4000000 write=1 flush=1 rotational=0 trim=1 zero=2 fua=2 extents=1 cache=2 "
+        "connection=1 Connect export=\"\" tls=0 size=0x186a0 minsize=0x0 prefsize=0x0 "
+        "maxsize=0x0 write=1 flush=1 rotational=0 trim=1 zero=2 fua=2 extents=1 cache=2 "
         "fast_zero=1\n"
         "connection=1 Read id=1 offset=0x0 count=0x200 ...\n"
         "connection=1 ...Read id=1 return=0\n"
