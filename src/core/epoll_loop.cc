@@ -81,13 +81,14 @@ class EpollWatch final : public Watch {
   // May destroy this watch.
   void Signal(uint32_t events) {
     std::coroutine_handle<> reader, writer;
-    // The end of a stream may come with its last bytes, and has no edge of its own: then the next
-    // wait ends at once, too.
-    const bool end = events & (EPOLLHUP | EPOLLERR | EPOLLRDHUP);
+    // The end of a stream may come with its last bytes, and has no edge of its own: from then on
+    // nobody waits any more, since every read or write has an answer.
+    const bool broken = events & (EPOLLHUP | EPOLLERR);
+    const bool end = broken || (events & EPOLLRDHUP);
     if (end || (events & (EPOLLIN | EPOLLPRI))) reader = in_.Signal(end);
-    if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) {
+    if (broken || (events & EPOLLOUT)) {
       if (!out_.waiter) WatchWriting(false);
-      writer = out_.Signal(end);
+      writer = out_.Signal(broken);
     }
     if (reader && writer) loop_->Post(std::exchange(writer, nullptr));
     if (reader) reader.resume();
@@ -96,17 +97,20 @@ class EpollWatch final : public Watch {
 
  private:
   struct Direction {
-    bool ready = false;
+    bool ready = false, ended = false;
     std::coroutine_handle<> waiter;
 
-    std::coroutine_handle<> Signal(bool again) {
-      ready = again || !waiter;
+    std::coroutine_handle<> Signal(bool end) {
+      ended |= end;
+      ready = !waiter;
       return std::exchange(waiter, nullptr);
     }
   };
   struct Awaiter {
     Direction* direction;
-    bool await_ready() const noexcept { return std::exchange(direction->ready, false); }
+    bool await_ready() const noexcept {
+      return std::exchange(direction->ready, false) || direction->ended;
+    }
     void await_suspend(std::coroutine_handle<> handle) const noexcept {
       BLK_CHECK(!direction->waiter);
       direction->waiter = handle;
@@ -224,8 +228,13 @@ void EpollLoop::Dispatch(const epoll_event& event) {
     (void)!read(timer_.get(), &ignored, sizeof ignored);
     armed_ns_ = INT64_MAX;
   } else {
-    const Slot& slot = slots_[static_cast<uint32_t>(event.data.u64)];
-    if (slot.watch && slot.generation == event.data.u64 >> 32) slot.watch->Signal(event.events);
+    EpollWatch* watch = nullptr;
+    {
+      std::lock_guard lock(slots_mutex_);
+      const Slot& slot = slots_[static_cast<uint32_t>(event.data.u64)];
+      if (slot.generation == event.data.u64 >> 32) watch = slot.watch;
+    }
+    if (watch) watch->Signal(event.events);
   }
 }
 
@@ -284,24 +293,30 @@ epoll_event EpollLoop::EventsOf(uint32_t slot, bool writing) const {
 }
 
 bool EpollLoop::Register(int fd, EpollWatch* watch, uint32_t* slot) {
+  std::lock_guard lock(slots_mutex_);
   if (free_slots_.empty()) {
     free_slots_.push_back(static_cast<uint32_t>(slots_.size()));
     slots_.emplace_back();
   }
   *slot = free_slots_.back();
   epoll_event event = EventsOf(*slot, false);
-  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) < 0) return false;
+  slots_[*slot].watch = watch;  // the loop may see an event at once
+  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) < 0) {
+    slots_[*slot].watch = nullptr;
+    return false;
+  }
   free_slots_.pop_back();
-  slots_[*slot].watch = watch;
   return true;
 }
 
 void EpollLoop::Modify(int fd, uint32_t slot, bool writing) {
+  std::lock_guard lock(slots_mutex_);
   epoll_event event = EventsOf(slot, writing);
   BLK_CHECK(epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event) == 0);
 }
 
 void EpollLoop::Unregister(int fd, uint32_t slot) {
+  std::lock_guard lock(slots_mutex_);
   epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
   slots_[slot].watch = nullptr;
   ++slots_[slot].generation;

@@ -71,7 +71,8 @@ class EpollLoop final : public Loop {
   Descriptor epoll_, wake_, timer_;
   OffloadPool* const offload_;
   uint64_t random_ = 0;
-  std::vector<Slot> slots_;
+  std::mutex slots_mutex_;   // a watch may be destroyed on another loop
+  std::vector<Slot> slots_;  // guarded by slots_mutex_, as are the free ones
   std::vector<uint32_t> free_slots_;
   int64_t armed_ns_ = INT64_MAX;
   std::vector<std::coroutine_handle<>> local_, batch_;

@@ -164,6 +164,26 @@ Task<bool> LastBytesThenEnd(bool reader_waits_first) {
   co_return bytes.ok() && *bytes == 4 && end.ok() && *end == 0;
 }
 
+// The same while nobody waits, after bytes that somebody has waited for.
+Task<bool> LastBytesAndEndUnawaited() {
+  int ends[2];
+  BLK_CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+  StreamPtr stream = MakeSocketStream(ends[0]);
+  char buffer[100];
+  std::jthread peer([&] {
+    usleep(10'000);
+    BLK_CHECK(write(ends[1], "first", 5) == 5);
+  });
+  auto first = co_await stream->ReadSome(buffer);
+  peer.join();
+  BLK_CHECK(write(ends[1], "last", 4) == 4);
+  close(ends[1]);
+  (void)co_await Loop::Current()->Sleep(10'000'000);  // the loop learns of it all
+  auto last = co_await stream->ReadSome(buffer);
+  auto end = co_await stream->ReadSome(buffer);
+  co_return *first == 5 && *last == 4 && end.ok() && *end == 0;
+}
+
 Task<absl::Status> WriteUntilFull(Stream* stream) {
   std::vector<char> bytes(8 << 20);
   iovec part{bytes.data(), bytes.size()};
@@ -209,6 +229,10 @@ TEST_CASE("a peer's last bytes and its end are both seen when they come together
     LoopPool pool(1);
     CHECK(pool.RunMain(LastBytesThenEnd(waits_first)));
   }
+}
+TEST_CASE("an end that came while nobody waited is seen") {
+  LoopPool pool(1);
+  CHECK(pool.RunMain(LastBytesAndEndUnawaited()));
 }
 TEST_CASE("a writer that waits for room learns that its peer has left") {
   LoopPool pool(1);
