@@ -23,7 +23,7 @@ absl::Status Unexpected(std::string_view expected, std::string_view text) {
 
 std::vector<std::string_view> Lines(std::string_view text) {
   std::vector<std::string_view> lines = absl::StrSplit(text, '\n');
-  if (lines.back().empty()) lines.pop_back();  // the end of the last line, or no line at all
+  if (!lines.empty() && lines.back().empty()) lines.pop_back();  // the end of the last line
   return lines;
 }
 
