@@ -10,6 +10,7 @@ truncate -s 1M disk.img
 chmod 600 disk.img
 mkdir for_nobody
 chown nobody for_nobody
+chmod 711 .. . # the pidfile is written by nobody, as nbdkit does
 
 # Only root may read the disk: it was opened before.
 start() {
