@@ -79,8 +79,6 @@ void AddRows(SpecBuilder<Config>* spec, const std::string& name, const std::stri
                {"ENOMEM", ENOMEM},
                {"EINVAL", EINVAL},
                {"ENOSPC", ENOSPC},
-               {"EOVERFLOW", EOVERFLOW},
-               {"ENOTSUP", ENOTSUP},
                {"ESHUTDOWN", ESHUTDOWN}},
               {.help = absl::StrCat("how ", what, " fail; EIO if not given"), .word = "ERRNO"})
       .Param(name + "-rate", &R::rate, {.help = absl::StrCat("share of ", what, " that fail")})
