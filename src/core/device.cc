@@ -13,10 +13,10 @@ alignas(4096) constexpr char kZeroes[kZeroBytes] = {};
 
 std::atomic<bool> Device::shortcuts_off_{false};
 
-absl::Status Device::RangeError(uint64_t offset, uint64_t length, bool writes) const {
+absl::Status Device::RangeError(uint64_t offset, uint64_t length, Access access) const {
   const BlockSizes& block = facts_.block;
   if (offset > size() || length > size() - offset)
-    return ErrnoErrorAsIs(writes ? ENOSPC : EINVAL,
+    return ErrnoErrorAsIs(access == Access::kWrite ? ENOSPC : EINVAL,
                           absl::StrCat("offset ", offset, " length ", length,
                                        " is beyond the end of the device (", size(), " bytes)"));
   return ErrnoErrorAsIs(EINVAL, absl::StrCat("offset ", offset, " length ", length,
@@ -35,13 +35,14 @@ inline absl::Status CheckTime(const Call& call) {
 
 // The one check of every request that has a range.
 inline absl::Status Device::CheckRange(const Call& call, uint64_t offset, uint64_t length,
-                                       bool writes) const {
-  if (writes && facts_.read_only) return ErrnoErrorAsIs(EPERM, "the device is read-only");
+                                       Access access) const {
+  if (access != Access::kRead && facts_.read_only)
+    return ErrnoErrorAsIs(EPERM, "the device is read-only");
   uint64_t bytes = size();
-  if (offset > bytes || length > bytes - offset) return RangeError(offset, length, writes);
+  if (offset > bytes || length > bytes - offset) return RangeError(offset, length, access);
   if (facts_.block.minimum > 1 && (offset | length) % facts_.block.minimum != 0 &&
       !facts_.block_is_advice)
-    return RangeError(offset, length, writes);
+    return RangeError(offset, length, access);
   return CheckTime(call);
 }
 
@@ -55,18 +56,19 @@ Task<absl::Status> Device::ThenFlush(Task<absl::Status> (Device::*operation)(con
   co_return co_await DoFlush(call.With(0));
 }
 
-#define BLK_CHECK_RANGE(length, writes)                                                     \
-  if (absl::Status blk_status = CheckRange(call, offset, length, writes); !blk_status.ok()) \
-    return blk_status;                                                                      \
+#define BLK_CHECK_RANGE(length, access)                                           \
+  if (absl::Status blk_status = CheckRange(call, offset, length, Access::access); \
+      !blk_status.ok())                                                           \
+    return blk_status;                                                            \
   if ((length) == 0) return absl::OkStatus()
 
 Task<absl::Status> Device::Read(const Call& call, uint64_t offset, std::span<char> into) {
-  BLK_CHECK_RANGE(into.size(), false);
+  BLK_CHECK_RANGE(into.size(), kRead);
   return DoRead(call, offset, into);
 }
 
 Task<absl::Status> Device::Write(const Call& call, uint64_t offset, std::span<const char> from) {
-  BLK_CHECK_RANGE(from.size(), true);
+  BLK_CHECK_RANGE(from.size(), kWrite);
   if ((call.flags & kFua) && facts_.fua != Support::kNative)
     return ThenFlush(&Device::DoWrite, call, offset, from);
   return DoWrite(call, offset, from);
@@ -78,33 +80,33 @@ Task<absl::Status> Device::Flush(const Call& call) {
 }
 
 Task<absl::Status> Device::Trim(const Call& call, uint64_t offset, uint64_t length) {
-  BLK_CHECK_RANGE(length, true);
+  BLK_CHECK_RANGE(length, kTrim);
   if ((call.flags & kFua) && facts_.fua != Support::kNative)
     return ThenFlush(&Device::DoTrim, call, offset, length);
   return DoTrim(call, offset, length);
 }
 
 Task<absl::Status> Device::Zero(const Call& call, uint64_t offset, uint64_t length) {
-  BLK_CHECK_RANGE(length, true);
+  BLK_CHECK_RANGE(length, kWrite);
   if ((call.flags & kFua) && facts_.fua != Support::kNative)
     return ThenFlush(&Device::DoZero, call, offset, length);
   return DoZero(call, offset, length);
 }
 
 Task<absl::Status> Device::Cache(const Call& call, uint64_t offset, uint64_t length) {
-  BLK_CHECK_RANGE(length, false);
+  BLK_CHECK_RANGE(length, kRead);
   return DoCache(call, offset, length);
 }
 
 Task<absl::Status> Device::Extents(const Call& call, std::string_view context, ExtentList* list) {
   uint64_t offset = list->next();
-  BLK_CHECK_RANGE(list->end() - offset, false);
+  BLK_CHECK_RANGE(list->end() - offset, kRead);
   return DoExtents(call, context, list);
 }
 
 bool Device::Borrow(const Call& call, uint64_t offset, uint64_t length, Loan* loan) {
   if (shortcuts_off_.load(std::memory_order_relaxed)) return false;
-  if (length == 0 || !CheckRange(call, offset, length, false).ok()) return false;
+  if (length == 0 || !CheckRange(call, offset, length, Access::kRead).ok()) return false;
   return DoBorrow(call, offset, length, loan);
 }
 

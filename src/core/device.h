@@ -130,8 +130,9 @@ class Device {
   const Facts& facts() const { return facts_; }
   uint64_t size() const { return size_.load(std::memory_order_relaxed); }
 
-  // ---- The door. Errors: EINVAL (range, alignment, flags), ENOSPC (a write past the end), EPERM
-  // (read-only), ECANCELED, ETIMEDOUT, or what the device says. Length 0 is OK and does nothing.
+  // ---- The door. Errors: EINVAL (range, alignment, flags), ENOSPC (a write or zeroes past the
+  // end), EPERM (read-only), ECANCELED, ETIMEDOUT, or what the device says. Length 0 is OK and does
+  // nothing.
   Task<absl::Status> Read(const Call& call, uint64_t offset, std::span<char> into);
   Task<absl::Status> Write(const Call& call, uint64_t offset, std::span<const char> from);
   // Everything that was completed before is on stable storage afterwards.
@@ -171,8 +172,10 @@ class Device {
   void SetSize(uint64_t size) { size_.store(size, std::memory_order_relaxed); }
 
  private:
-  absl::Status CheckRange(const Call& call, uint64_t offset, uint64_t length, bool writes) const;
-  absl::Status RangeError(uint64_t offset, uint64_t length, bool writes) const;
+  // What a request does to its range; NBD protocol document, "Error values".
+  enum class Access : uint8_t { kRead, kWrite, kTrim };
+  absl::Status CheckRange(const Call& call, uint64_t offset, uint64_t length, Access access) const;
+  absl::Status RangeError(uint64_t offset, uint64_t length, Access access) const;
   template <typename Argument>
   Task<absl::Status> ThenFlush(Task<absl::Status> (Device::*operation)(const Call&, uint64_t,
                                                                        Argument),

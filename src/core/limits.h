@@ -16,6 +16,11 @@ inline constexpr uint32_t kPreferredBlockBytes = 4096;
 inline constexpr size_t kRequestsInFlightMax = 256;
 inline constexpr uint64_t kArenaBytesMax = 64u << 20;  // shared memory of one connection
 inline constexpr size_t kReceiveBufferBytes = 256u << 10;
+// After so many requests the loop's other connections have their turn: fewer than an honest client
+// has in flight, so that one which floods gets no more of the loop.
+inline constexpr size_t kRequestsPerTurn = 16;
+inline constexpr size_t kTlsReceiveBytes = 64u << 10;  // of cipher text, at a time
+inline constexpr size_t kTlsSendBytes = 256u << 10;    // the same
 // A reply chunk with extents: the protocol advises at most 2^20 descriptors; we stay far below.
 inline constexpr size_t kStatusExtentsMax = 4096;
 
@@ -41,8 +46,9 @@ inline constexpr size_t kProgramErrorBytesMax = 64u << 10;
 inline constexpr int kLoopsMax = 64;
 
 // What people type.
-inline constexpr size_t kSecretBytesMax = 64u << 10;  // a key file, generously
-inline constexpr size_t kSpecBytesMax = 64u << 10;    // an in-line spec
+inline constexpr size_t kSecretBytesMax = 64u << 10;   // a key file, generously
+inline constexpr size_t kPskFileBytesMax = 16u << 20;  // the keys of all users
+inline constexpr size_t kSpecBytesMax = 64u << 10;     // an in-line spec
 inline constexpr size_t kStackLayersMax = 64;  // each layer may cost a coroutine frame a request
 
 }  // namespace blk::limits

@@ -7,6 +7,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_split.h"
 #include "src/core/file_text.h"
+#include "src/core/limits.h"
 #include "src/core/tls.h"
 #include "src/core/tls_openssl.h"
 #include "src/core/users.h"
@@ -42,7 +43,6 @@ constexpr char kCiphers[] = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM";
 
 constexpr size_t kKeyBytesMax = 256;  // PSK_MAX_PSK_LEN of every OpenSSL
 constexpr size_t kUserBytesMax = PSK_MAX_IDENTITY_LEN;
-constexpr size_t kPskFileBytesMax = 16u << 20;
 
 bool Exists(const std::string& path) { return access(path.c_str(), F_OK) == 0; }
 
@@ -72,6 +72,14 @@ void TrustSystem(SSL_CTX* context) {
     if (Exists(file) && SSL_CTX_load_verify_file(context, file) == 1) break;
   }
   ERR_clear_error();
+}
+
+absl::StatusOr<std::string> DefaultServerCertificates() {
+  for (std::string& folder : DefaultCertificateFolders(/*server=*/true))
+    if (Exists(folder + "/server-cert.pem")) return std::move(folder);
+  return absl::NotFoundError(
+      "TLS needs a certificate or pre-shared keys: give --tls-certificates=DIR or "
+      "--tls-psk=FILE; `blk tls init DIR` makes them");
 }
 
 }  // namespace
@@ -119,14 +127,6 @@ std::vector<std::string> DefaultCertificateFolders(bool server) {
   return {absl::StrCat(home, "/.pki/", program), absl::StrCat(home, "/.config/pki/", program)};
 }
 
-static absl::StatusOr<std::string> DefaultServerCertificates() {
-  for (std::string& folder : DefaultCertificateFolders(/*server=*/true))
-    if (Exists(folder + "/server-cert.pem")) return std::move(folder);
-  return absl::NotFoundError(
-      "TLS needs a certificate or pre-shared keys: give --tls-certificates=DIR or "
-      "--tls-psk=FILE; `blk tls init DIR` makes them");
-}
-
 TlsContext::TlsContext(bool server) : server_(server) {
   tls::StartOpenSsl();
   context_ = SSL_CTX_new(server ? TLS_server_method() : TLS_client_method());
@@ -167,7 +167,8 @@ absl::StatusOr<std::shared_ptr<const TlsContext>> TlsContext::ForServer(
   if (options.verify_peer)
     return absl::InvalidArgumentError(
         "with pre-shared keys there are no certificates to verify; leave out --tls-verify-peer");
-  BLK_ASSIGN_OR_RETURN(const std::string text, ReadFileText(options.psk_file, kPskFileBytesMax));
+  BLK_ASSIGN_OR_RETURN(const std::string text,
+                       ReadFileText(options.psk_file, limits::kPskFileBytesMax));
   BLK_ASSIGN_OR_RETURN(context->keys_, ParsePskFile(text, options.psk_file));
   context->UsePsk();
   return context;
@@ -180,7 +181,8 @@ absl::StatusOr<std::shared_ptr<const TlsContext>> TlsContext::ForClient(
     BLK_RETURN_IF_ERROR(context->UseClientCertificates(options));
     return context;
   }
-  BLK_ASSIGN_OR_RETURN(const std::string text, ReadFileText(options.psk_file, kPskFileBytesMax));
+  BLK_ASSIGN_OR_RETURN(const std::string text,
+                       ReadFileText(options.psk_file, limits::kPskFileBytesMax));
   BLK_ASSIGN_OR_RETURN(context->keys_, ParsePskFile(text, options.psk_file));
   context->username_ = options.username.empty() ? LocalUser() : options.username;
   if (!context->keys_.contains(context->username_))

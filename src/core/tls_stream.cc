@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "src/core/buffer.h"
+#include "src/core/limits.h"
 #include "src/core/tls.h"
 #include "src/core/tls_openssl.h"
 #include "src/core/trace.h"
@@ -13,8 +14,6 @@ namespace {
 
 constexpr size_t kRecordBytes = 16 << 10;       // of plain text; the most that TLS allows
 constexpr size_t kRecordExtraBytes = 512;       // header, padding and tag, generously
-constexpr size_t kReceiveBytes = 64 << 10;      // of cipher text, at a time
-constexpr size_t kSendBytes = 256 << 10;        // of cipher text, at a time
 constexpr int64_t kDrainNs = 1'000'000'000;     // how long a goodbye may take
 constexpr uint64_t kDrainBytesMax = 256 << 10;  // what else may come before it
 
@@ -66,7 +65,7 @@ class TlsStream final : public Stream {
   // One record of at most kRecordBytes, to output_, where there is room for it.
   void Encrypt(const char* data, size_t size);
   bool RoomForRecord() const {
-    return output_bytes_ + kRecordBytes + kRecordExtraBytes <= kSendBytes;
+    return output_bytes_ + kRecordBytes + kRecordExtraBytes <= limits::kTlsSendBytes;
   }
   // Sends all of output_.
   Task<absl::Status> Flush();
@@ -74,7 +73,7 @@ class TlsStream final : public Stream {
   const std::shared_ptr<const TlsContext> context_;
   const StreamPtr below_;
   const tls::SslHandle ssl_;
-  Buffer input_{kReceiveBytes};
+  Buffer input_{limits::kTlsReceiveBytes};
   size_t input_begin_ = 0, input_end_ = 0;
   Buffer output_;  // made when needed, so that an idle connection has none
   size_t output_bytes_ = 0;
@@ -113,8 +112,8 @@ int TlsStream::TakeInput(BIO* bio, char* into, size_t size, size_t* got) {
 int TlsStream::PutOutput(BIO* bio, const char* from, size_t size, size_t* put) {
   TlsStream& self = *static_cast<TlsStream*>(BIO_get_data(bio));
   BIO_clear_retry_flags(bio);
-  if (!self.output_) self.output_ = Buffer(kSendBytes);
-  if (size > kSendBytes - self.output_bytes_) return 0;
+  if (!self.output_) self.output_ = Buffer(limits::kTlsSendBytes);
+  if (size > limits::kTlsSendBytes - self.output_bytes_) return 0;
   std::memcpy(self.output_.data() + self.output_bytes_, from, size);
   self.output_bytes_ += size;
   *put = size;

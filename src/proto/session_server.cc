@@ -17,9 +17,6 @@ constexpr size_t kBorrowBytesMin = 16 << 10;
 constexpr uint64_t kHoleBytes = 4096;
 // Replies go out when there is so much of them, while the data is still in the processor's cache.
 constexpr uint64_t kFlushBytes = 256 << 10;
-// After so many requests the loop's other connections have their turn: fewer than an honest client
-// has in flight, so that one which floods gets no more of the loop.
-constexpr size_t kRequestsPerTurn = 16;
 constexpr uint32_t kCallFlags = kFua | kFastZero | kNoHole | kRequestOne;
 
 uint32_t CallFlags(uint16_t command_flags) {
@@ -152,7 +149,7 @@ Task<absl::Status> ServerSession::ReadRequests() {
       Task<absl::Status> task = ReadRequest(head_bytes, request, &wants_more);
       BLK_CO_RETURN_IF_ERROR(co_await std::move(task));
       if (pending_.bytes >= kFlushBytes) co_await Drain();
-      if (++without_pause % kRequestsPerTurn == 0) {
+      if (++without_pause % limits::kRequestsPerTurn == 0) {
         if (without_pause % limits::kRequestsInFlightMax == 0) StartFlush();
         co_await Yield();
       }
@@ -249,9 +246,11 @@ bool ServerSession::TakeRoom(uint64_t bytes) {
 // True with the room taken; false when no more is to be read.
 Task<bool> ServerSession::WaitForRoom(uint64_t bytes) {
   while (!TakeRoom(bytes)) {
+    const uint64_t before = in_flight_;
     StartFlush();
     if (stopping_ || !send_failure_.ok()) co_return false;
-    if (in_flight_ == 0) {  // the process's budget is empty: others hold it
+    if (in_flight_ < before) continue;  // the socket took the replies at once
+    if (in_flight_ == 0) {              // the process's budget is empty: others hold it
       (void)co_await Loop::Current()->Sleep(1'000'000);
       continue;
     }
@@ -304,9 +303,11 @@ absl::Status ServerSession::Validate(const Request& request) const {
   }
   if (request.type == kCmdFlush)
     return offers & kFlagSendFlush ? absl::OkStatus() : refuse("was not offered");
-  if (request.length == 0) return refuse("length 0");
   const bool writes =
       request.type == kCmdWrite || request.type == kCmdTrim || request.type == kCmdWriteZeroes;
+  if (request.length == 0)  // unspecified; as a range outside the device
+    return ErrnoErrorAsIs(writes && request.type != kCmdTrim ? ENOSPC : EINVAL,
+                          absl::StrCat(CommandName(request.type), ": length 0"));
   if (writes && (offers & kFlagReadOnly)) return ErrnoErrorAsIs(EPERM, "the export is read-only");
   if ((request.type == kCmdTrim && !(offers & kFlagSendTrim)) ||
       (request.type == kCmdWriteZeroes && !(offers & kFlagSendWriteZeroes)) ||

@@ -244,6 +244,7 @@ namespace {
 struct Operation {
   std::string_view name;
   bool writes;
+  bool takes_space;
   Task<absl::Status> (*run)(Device* device, const Call* call, uint64_t offset, uint64_t length);
 };
 
@@ -269,13 +270,17 @@ Task<absl::Status> RunExtents(Device* device, const Call* call, uint64_t offset,
   co_return co_await device->Extents(*call, kBaseAllocation, &list);
 }
 
-constexpr Operation kOperations[] = {{"read", false, RunRead},   {"write", true, RunWrite},
-                                     {"trim", true, RunTrim},    {"zero", true, RunZero},
-                                     {"cache", false, RunCache}, {"extents", false, RunExtents}};
+constexpr Operation kOperations[] = {
+    {"read", false, false, RunRead},   {"write", true, true, RunWrite},
+    {"trim", true, false, RunTrim},    {"zero", true, true, RunZero},
+    {"cache", false, false, RunCache}, {"extents", false, false, RunExtents}};
 
 Task<void> CheckRangeRefusals(Trial* trial, const Operation* operation) {
   const uint64_t size = trial->device->size(), granule = trial->granule();
-  const int beyond = !operation->writes ? EINVAL : trial->writable() ? ENOSPC : EPERM;
+  // The NBD protocol document, "Error values": a write beyond the end has no space; a read or a
+  // trim is invalid.
+  const int outside_errno = operation->takes_space ? ENOSPC : EINVAL;
+  const int beyond = operation->writes && !trial->writable() ? EPERM : outside_errno;
   const int empty = operation->writes && !trial->writable() ? EPERM : 0;
   const Call call;
   const std::pair<uint64_t, uint64_t> outside[] = {{size, granule},
