@@ -76,22 +76,27 @@ void RunIt(Body body) {
   CHECK(pool.RunMain(body()) == 0);
 }
 
+// A call that can be stopped.
+struct Stoppable {
+  std::stop_source stop;
+  std::stop_token token = stop.get_token();
+  Call call{.stop = &token};
+};
+
 // ---- Each a coroutine that returns 0
 
 Task<int> StopEverything() {
   Silent silent;
-  std::stop_source stop;
-  std::stop_token token = stop.get_token();
-  Call call{.stop = &token};
+  Stoppable one;
   std::string into(4096, 'x'), from(4096, 'y');
   Outcome read, write, flush, zero;
   TaskScope scope;
-  scope.Spawn(Into(silent.client->Read(0, into, call), &read));
-  scope.Spawn(Into(silent.client->Write(0, from, 0, call), &write));
-  scope.Spawn(Into(silent.client->Flush(call), &flush));
-  scope.Spawn(Into(silent.client->Zero(0, 4096, 0, call), &zero));
+  scope.Spawn(Into(silent.client->Read(0, into, one.call), &read));
+  scope.Spawn(Into(silent.client->Write(0, from, 0, one.call), &write));
+  scope.Spawn(Into(silent.client->Flush(one.call), &flush));
+  scope.Spawn(Into(silent.client->Zero(0, 4096, 0, one.call), &zero));
   (void)co_await silent.Receive(4 * kRequestBytes + from.size());
-  stop.request_stop();
+  one.stop.request_stop();
   co_await scope.Join();
   for (const Outcome* outcome : {&read, &write, &flush, &zero})
     CHECK(ErrnoOf(outcome->status) == ECANCELED);
@@ -102,15 +107,13 @@ Task<int> StopEverything() {
 
 Task<int> StopFromAnotherThread() {
   Silent silent;
-  std::stop_source stop;
-  std::stop_token token = stop.get_token();
-  Call call{.stop = &token};
+  Stoppable one;
   std::string into(4096, 'x');
-  std::thread stopper([&stop] {
+  std::thread stopper([&one] {
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    stop.request_stop();
+    one.stop.request_stop();
   });
-  CHECK(ErrnoOf(co_await silent.client->Read(0, into, call)) == ECANCELED);
+  CHECK(ErrnoOf(co_await silent.client->Read(0, into, one.call)) == ECANCELED);
   stopper.join();
   co_await silent.client->Close();
   co_return 0;
@@ -166,15 +169,13 @@ Task<int> Deadlines() {
 // A payload that is half sent or half received cannot be left alone: the connection ends.
 Task<int> HalfSent() {
   Silent silent;
-  std::stop_source stop;
-  std::stop_token token = stop.get_token();
-  Call call{.stop = &token};
+  Stoppable one;
   std::string from(16 << 20, 'y'), into(10, 'x');
   Outcome write, bystander;
   TaskScope scope;
   scope.Spawn(Into(silent.client->Read(0, into), &bystander));
-  scope.Spawn(Into(silent.client->Write(0, from, 0, call), &write));
-  scope.Spawn(StopAfter(&stop, 5 * kMillisecondNs));
+  scope.Spawn(Into(silent.client->Write(0, from, 0, one.call), &write));
+  scope.Spawn(StopAfter(&one.stop, 5 * kMillisecondNs));
   co_await scope.Join();
   CHECK(ErrnoOf(write.status) == ECANCELED);
   CHECK(ErrnoOf(bystander.status) == ECONNRESET);
@@ -185,15 +186,13 @@ Task<int> HalfSent() {
 
 Task<int> HalfReceived() {
   Silent silent;
-  std::stop_source stop;
-  std::stop_token token = stop.get_token();
-  Call call{.stop = &token};
+  Stoppable one;
   std::string into(1 << 20, 'x');
   Outcome read;
   TaskScope scope;
-  scope.Spawn(Into(silent.client->Read(0, into, call), &read));
+  scope.Spawn(Into(silent.client->Read(0, into, one.call), &read));
   silent.Answer(co_await silent.Receive(kRequestBytes), std::string(10'000, 'd'));
-  scope.Spawn(StopAfter(&stop, 5 * kMillisecondNs));
+  scope.Spawn(StopAfter(&one.stop, 5 * kMillisecondNs));
   co_await scope.Join();
   CHECK(ErrnoOf(read.status) == ECANCELED);
   std::string before = into;
@@ -207,16 +206,14 @@ Task<int> HalfReceived() {
 // With all slots taken, a request that waits for one can be stopped too.
 Task<int> WaitingForRoom() {
   Silent silent(/*requests_max=*/2);
-  std::stop_source stop;
-  std::stop_token token = stop.get_token();
-  Call call{.stop = &token};
+  Stoppable one;
   std::string into[3] = {std::string(8, 'x'), std::string(8, 'x'), std::string(8, 'x')};
   Outcome ends[3];
   TaskScope scope;
   scope.Spawn(Into(silent.client->Read(0, into[0]), &ends[0]));
   scope.Spawn(Into(silent.client->Read(0, into[1]), &ends[1]));
-  scope.Spawn(Into(silent.client->Read(0, into[2], call), &ends[2]));
-  scope.Spawn(StopAfter(&stop, 5 * kMillisecondNs));
+  scope.Spawn(Into(silent.client->Read(0, into[2], one.call), &ends[2]));
+  scope.Spawn(StopAfter(&one.stop, 5 * kMillisecondNs));
   co_await scope.Join();
   CHECK(ErrnoOf(ends[2].status) == ECANCELED);
   co_await silent.client->Close();
@@ -255,21 +252,20 @@ Task<int> ManyTokens() {
 
 Task<int> ArenaAfterGivingUp() {
   Silent silent(16, /*shares=*/true);
-  std::stop_source stop;
-  std::stop_token token = stop.get_token();
-  Call call{.stop = &token};
+  Stoppable one;
   const uint64_t bytes = 64 << 10;
   std::string large(bytes, 'x');
   char* mine = silent.arena->TakePiece(bytes);
   Outcome staged, named;
   TaskScope scope;
-  scope.Spawn(Into(silent.client->Read(0, large, call), &staged));  // through a piece of its own
-  scope.Spawn(Into(silent.client->Read(0, {mine, bytes}, call), &named));
+  scope.Spawn(
+      Into(silent.client->Read(0, large, one.call), &staged));  // through a piece of its own
+  scope.Spawn(Into(silent.client->Read(0, {mine, bytes}, one.call), &named));
   std::string requests = co_await silent.Receive(2 * (kRequestBytes + kArenaOffsetBytes));
   const uint64_t staged_at = LoadU64(requests.data() + kRequestBytes);
   CHECK(LoadU64(requests.data() + 2 * kRequestBytes + kArenaOffsetBytes) ==
         silent.arena->OffsetOf(mine));
-  stop.request_stop();
+  one.stop.request_stop();
   co_await scope.Join();
   CHECK(ErrnoOf(named.status) == ECANCELED);
   // The server may still write to both: neither is handed out or used again.

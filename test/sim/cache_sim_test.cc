@@ -25,15 +25,7 @@ Task<int> Play(World* world, std::string mode) {
   auto device = co_await (*layer)->Open({});
   BLK_CHECK(device.ok());
   world->device = device->get();
-  if (world->loop.OneIn(2)) {
-    world->loop.StartTimer(
-        world->loop.NowNs() + static_cast<int64_t>(world->loop.Below(100'000'000)),
-        [world] { world->after_crash = world->disk->Crash(); });
-  }
-  TaskScope scope;
-  const uint64_t requests = 1 + world->loop.Below(40);
-  for (uint64_t i = 1 + world->loop.Below(8); i > 0; --i) scope.Spawn(Client(world, requests));
-  co_await scope.Join();
+  co_await Clients(world, 8, 40);
   (void)co_await (*device)->Close();
   co_return 0;
 }

@@ -19,15 +19,7 @@ Task<int> Play(World* world) {
   if (first.ok()) {
     NbdDevice device(*std::move(first), connect, 1 + static_cast<int>(world->loop.Below(4)));
     world->device = &device;
-    if (world->loop.OneIn(2)) {
-      world->loop.StartTimer(
-          world->loop.NowNs() + static_cast<int64_t>(world->loop.Below(100'000'000)),
-          [world] { world->after_crash = world->disk->Crash(); });
-    }
-    TaskScope scope;
-    const uint64_t requests = 1 + world->loop.Below(30);
-    for (uint64_t i = 1 + world->loop.Below(8); i > 0; --i) scope.Spawn(Client(world, requests));
-    co_await scope.Join();
+    co_await Clients(world, 8, 30);
     if (!(co_await device.Close()).ok()) world->Wrong("close failed");
   } else if (!world->faulty_wire) {
     world->Wrong(absl::StrCat("cannot connect: ", first.status().message()));

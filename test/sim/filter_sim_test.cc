@@ -66,15 +66,7 @@ Task<int> UseStage(Stage* stage) {
   if (first.ok()) {
     NbdDevice device(*std::move(first), connect, 1 + static_cast<int>(world->loop.Below(3)));
     world->device = &device;
-    if (world->loop.OneIn(2)) {
-      world->loop.StartTimer(
-          world->loop.NowNs() + static_cast<int64_t>(world->loop.Below(100'000'000)),
-          [world] { world->after_crash = world->disk->Crash(); });
-    }
-    TaskScope scope;
-    const uint64_t requests = 1 + world->loop.Below(25);
-    for (uint64_t i = 1 + world->loop.Below(6); i > 0; --i) scope.Spawn(Client(world, requests));
-    co_await scope.Join();
+    co_await Clients(world, 6, 25);
     (void)co_await device.Close();
   }
   co_await world->server->Join(kHourNs * 3);

@@ -143,4 +143,17 @@ Task<void> Client(World* world, uint64_t requests) {
   }
 }
 
+Task<void> Clients(World* world, uint64_t clients_max, uint64_t requests_max) {
+  if (world->loop.OneIn(2)) {
+    world->loop.StartTimer(
+        world->loop.NowNs() + static_cast<int64_t>(world->loop.Below(100'000'000)),
+        [world] { world->after_crash = world->disk->Crash(); });
+  }
+  TaskScope scope;
+  const uint64_t requests = 1 + world->loop.Below(requests_max);
+  for (uint64_t i = 1 + world->loop.Below(clients_max); i > 0; --i)
+    scope.Spawn(Client(world, requests));
+  co_await scope.Join();
+}
+
 }  // namespace blk::sim

@@ -55,5 +55,7 @@ NbdConnectOptions RandomConnectOptions(World* world);
 
 // Asks world->device for random things and tells the model.
 Task<void> Client(World* world, uint64_t requests);
+// Some clients at once, to the end of all; in half of the runs the power fails meanwhile.
+Task<void> Clients(World* world, uint64_t clients_max, uint64_t requests_max);
 
 }  // namespace blk::sim
