@@ -85,7 +85,7 @@ class Layer {
   virtual absl::Status Ready() { return absl::OkStatus(); }
   // Before Start(), in a server only; lives until Stop() has returned.
   virtual void AttachServer(ServerControl*) {}
-  // Loops run; the sandbox is not yet on.
+  // Loops run, and so does the sandbox: what is opened here must be among the Needs of the Spec.
   virtual Task<absl::Status> Start() { return absl::OkStatus(); }
   // A client has connected and nothing was said; an error sends it away.
   virtual Task<absl::Status> Preconnect(const Peer&) { return absl::OkStatus(); }

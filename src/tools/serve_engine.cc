@@ -255,7 +255,8 @@ absl::StatusOr<int> RunServer(ServePlan plan) {
   job.plan = std::move(plan);
   job.notifier = &notifier;
   SandboxRules needs;
-  AddNeeds(job.plan.stack.Needs(), &needs);  // building the stack uses its plan up
+  AddNeeds(job.plan.stack.Needs(job.plan.server.read_only),
+           &needs);  // building the stack uses its plan up
   BLK_RETURN_IF_ERROR(Prepare(&job));
   // After the change of user, which would forget it.
   if (job.plan.exit_with_parent && !EndWithParent(job.plan.parent, SIGTERM).ok()) return 0;
