@@ -42,7 +42,7 @@ uint64_t RoundUp(uint64_t value, uint64_t unit) { return (value + unit - 1) / un
 
 // What a directory takes. Files that cannot be looked at are left to the
 // writer, which says so.
-absl::StatusOr<Wanted> Measure(const std::string &directory) {
+absl::StatusOr<Wanted> Measure(const std::string& directory) {
   Wanted wanted;
   std::error_code error;
   std::filesystem::recursive_directory_iterator entry(
@@ -98,7 +98,7 @@ class LinuxdiskLayer final : public Layer {
  private:
   // How much a file system needs beside its content is known afterwards: larger
   // until it fits.
-  absl::Status Make(const Wanted &wanted, const std::string &path) const {
+  absl::Status Make(const Wanted& wanted, const std::string& path) const {
     const bool journal = config_.type != ExtOptions::Type::kExt2;
     ExtOptions options{.type = config_.type, .label = config_.label};
     options.inodes = wanted.inodes + wanted.inodes / 10 + kSpareInodes;
@@ -138,8 +138,8 @@ absl::StatusOr<LayerPtr> MakeLayer(Config config) {
 
 }  // namespace
 
-const Spec &LinuxdiskSpec() {
-  static const Spec &spec = *new Spec(
+const Spec& LinuxdiskSpec() {
+  static const Spec& spec = *new Spec(
       BackendSpec<Config>("linuxdisk", "a folder as a disk with an ext2, ext3 or ext4")
           .Description("A disk with a GPT and one partition, whose file system "
                        "holds what is in the folder, "
