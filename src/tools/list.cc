@@ -32,7 +32,7 @@ int ListMain(std::span<const std::string> arguments) {
   if (!words->empty())
     return ExitStatusOf("list", absl::InvalidArgumentError(
                                     "this takes no words; `blk help NAME` explains one of them"));
-  const std::vector<const Spec*>& specs = AllSpecs().specs();
+  const std::vector<const Spec*> specs = AllSpecs().specs();
   if (config.json) {
     std::vector<std::string> objects;
     for (const Spec* spec : specs) objects.push_back(SpecJson(*spec));

@@ -109,9 +109,19 @@ Spec Log() {
       });
 }
 
+template <Spec (*kMake)()>
+const Spec& Made() {
+  static const Spec& spec = *new Spec(kMake());
+  return spec;
+}
+
 const Registry& Fakes() {
-  static const auto& registry = *new Registry(
-      {new Spec(Disk()), new Spec(File()), new Spec(Script()), new Spec(Shift()), new Spec(Log())});
+  using enum Spec::Kind;
+  static const auto& registry = *new Registry({{kBackend, "disk", Made<Disk>},
+                                               {kBackend, "file", Made<File>},
+                                               {kBackend, "sh", Made<Script>},
+                                               {kFilter, "shift", Made<Shift>},
+                                               {kFilter, "log", Made<Log>}});
   return registry;
 }
 

@@ -40,9 +40,7 @@ serve --filter=time-limit memory 1M time-limit=1 --run "
 
 # tls-fallback: the real disk only over TLS.
 fallback() { timeout 60 blk serve --tls=on --tls-psk=keys.psk --filter=tls-fallback memory 2M "$@"; }
-if blk help tls-fallback >/dev/null 2>&1; then
-  expect_equal "$(fallback --run "blk info --size \"$secure\"")" 2097152 'the disk over TLS'
-  size=$(fallback --run 'blk info --size "$uri"')
-  if [ "$size" -ge 65536 ]; then fail "a client without TLS gets a disk of $size bytes"; fi
-  expect_match "$(fallback --run 'nbdcopy "$uri" -')" 'TLS'
-fi
+expect_equal "$(fallback --run "blk info --size \"$secure\"")" 2097152 'the disk over TLS'
+size=$(fallback --run 'blk info --size "$uri"')
+if [ "$size" -ge 65536 ]; then fail "a client without TLS gets a disk of $size bytes"; fi
+expect_match "$(fallback --run 'nbdcopy "$uri" -')" 'TLS'
