@@ -55,6 +55,8 @@ class ServerSession {
 
  private:
   using Block = std::shared_ptr<Buffer>;  // what the stream is received into
+  // Room before a read's data for its reply header, so that both are one piece.
+  static constexpr size_t kReplyHeaderRoomBytes = 64;
 
   Task<absl::Status> ReadRequests();
   Task<absl::Status> ReadRequest(size_t header_bytes, const Request& request, bool* wants_more);
@@ -86,6 +88,7 @@ class ServerSession {
   const Call& CallFor(const Request& request) const;
   bool InArena(const Request& request) const;
 
+  // In session_server_replies.cc.
   void Reply(const Request& request, const absl::Status& status, uint64_t charged = 0);
   void ReplyRead(const Request& request, Buffer buffer, uint64_t charged);
   void ReplyLoan(const Request& request, Loan loan, uint64_t charged);
