@@ -6,10 +6,10 @@ minimum and maximum. Lower is better, except for IOPS and throughput. Whatever i
 run; a JSON line a case goes to test/bench/results.jsonl. Wall and CPU time include client and server. Sizes are
 those of the issue's table unless --quick is given.
 """
-import argparse, json, os, shutil, signal, socket, statistics, subprocess, sys, tempfile, time
+import argparse, json, os, re, shutil, signal, socket, statistics, subprocess, sys, tempfile, time
 
 HZ = os.sysconf("SC_CLK_TCK")
-HERE = os.path.dirname(os.path.abspath(__file__))
+RESULTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "results.jsonl")
 
 
 def cpu_of(pid):
@@ -183,7 +183,7 @@ def cases(a):
     calls = fio("randread", "4k", 1, 1, secs, "1M")
 
     many = f"blk bench --json --no-shm -C %d -d 32 -w 50 -s {secs} '{{uri}}'"
-    start = "for i in 1 2 3 4 5 6 7 8 9 10; do %s null 1M --run true; done"
+    start = "for i in 1 2 3 4 5 6 7 8 9 10; do %s -U - null 1M --run true; done"
     half, out = a.folder + "/half.img", a.folder + "/out"
 
     def convert(command):
@@ -205,76 +205,78 @@ def cases(a):
 
     store = tuple(filtered(p, "{}", f"memory {ram}") for p in ("blk serve", "nbdkit"))
     cow, cache = (tuple(c.replace("--filter={}", f"--filter={f}") for c in store) for f in ("cow", "cache"))
-    convert, copy = f"rm -f {a.folder}/out; qemu-img convert -f raw -O raw '{{uri}}' {a.folder}/out", "blk copy '{uri}' null:"
+    to_file, to_null = f"rm -f {out}; qemu-img convert -f raw -O raw '{{uri}}' {out}", "blk copy '{uri}' null:"
 
     return {
-        "ten-filters-4k": ("blk without filters", *both((ten("blk serve"), memory[0]), fio("randrw", "4k", 32, 1, secs, ram), full),
-                           "server_us iops", 1.1),
-        "ten-filters-4k-nbdkit": ("(nbdkit with / without)", *both((ten("nbdkit"), memory[1]), fio("randrw", "4k", 32, 1, secs, ram), full),
-                                  "server_us iops", "-"),
-        "cow-hits-4k": ("nbdkit cow", *both(cow, fio("randrw", "4k", 32, 4, secs, ram), full), "server_us iops", 2),
-        "cache-hits-4k": ("nbdkit cache", *both(cache, fio("randrw", "4k", 32, 4, secs, ram), full), "server_us iops", 2),
-        "readahead-qemu-img": ("nbdkit readahead", *ahead("readahead", convert), "wall", 1.0),
-        "readahead-blk-copy": ("nbdkit readahead", *ahead("readahead", copy), "wall", 1.0),
-        "scan-qemu-img": ("nbdkit scan", *ahead("scan", convert), "wall", 1.0),
-        "scan-blk-copy": ("nbdkit scan", *ahead("scan", copy), "wall", 1.0),
-        "sparse-copy": ("nbdkit + nbdcopy", whole(blk_copy % ""), whole(nbdkit_copy), "wall cpu", 0.25),
-        "sparse-copy-no-shm": ("nbdkit + nbdcopy", whole(blk_copy % "--no-shm"), whole(nbdkit_copy), "wall cpu", 0.9),
-        "sparse-copy-tcp": ("the same over TCP",
+        "sparse-copy": ("sparse-random 100G onto itself over NBD", "nbdkit + nbdcopy", whole(blk_copy % ""), whole(nbdkit_copy), "wall<=0.25 cpu<=0.25"),
+        "sparse-copy-no-shm": ("the same with `--no-shm`", "nbdkit + nbdcopy", whole(blk_copy % "--no-shm"), whole(nbdkit_copy), "wall<=0.9 cpu<=0.9"),
+        "sparse-copy-tcp": ("the same over TCP loopback", "the same over TCP",
                             load(f"blk serve {{where}} sparse-random {disk}", "blk copy '{uri}' '{uri}'", port=10871),
-                            load(f"nbdkit {{where}} sparse-random {disk}", "nbdcopy '{uri}' '{uri}'", port=10872), "wall cpu", 0.9),
-        "sparse-copy-qemu": ("nbdkit + qemu-img -W -m 16", whole(blk_copy % ""),
+                            load(f"nbdkit {{where}} sparse-random {disk}", "nbdcopy '{uri}' '{uri}'", port=10872), "wall<=0.9 cpu<=0.9"),
+        "sparse-copy-qemu": ("the same", "nbdkit + qemu-img -W -m 16", whole(blk_copy % ""),
                              whole(f"nbdkit -U - sparse-random {disk} --run 'qemu-img convert -n -W -m 16 -f raw -O raw \"$uri\" \"$uri\"'"),
-                             "wall cpu", 0.09),
-        "client": ("nbdcopy", load(f"nbdkit {{where}} sparse-random {disk}", "blk copy '{uri}' null:"),
-                   load(f"nbdkit {{where}} sparse-random {disk}", "nbdcopy '{uri}' null:"), "wall client_cpu", 0.95),
-        "server": ("nbdkit", load(f"blk serve {{where}} sparse-random {disk}", "nbdcopy '{uri}' null:"),
-                   load(f"nbdkit {{where}} sparse-random {disk}", "nbdcopy '{uri}' null:"), "wall server_cpu", 0.95),
-        "in-process-null": ("nbdkit + nbdcopy null:", whole(f"blk copy sparse-random:{disk} null:"),
-                            whole(f"nbdkit -U - sparse-random {disk} --run 'nbdcopy \"$uri\" null:'"), "wall cpu", 0.15),
-        "in-process": ("nbdkit + nbdcopy", whole(f"blk copy sparse-random:{disk} sparse-random:{disk}"), whole(nbdkit_copy),
-                       "wall cpu", 0.15),
-        "memory-4k-1": ("nbdkit memory", *both(memory, fio("randrw", "4k", 32, 1, secs, ram), full), "server_us iops", 0.5),
-        "memory-4k-4": ("nbdkit memory", *both(memory, fio("randrw", "4k", 32, 4, secs, ram), full), "server_us iops", 0.38),
-        "memory-4k-4-bench": ("nbdkit memory, both by blk bench", *both(memory, f"blk bench --json --no-shm -C 4 -w 50 -s {secs} '{{uri}}'", full),
-                              "server_us iops", 0.38),
-        "memory-4k-depth1": ("nbdkit memory", *both(memory, fio("randread", "4k", 1, 1, secs, ram), full), "server_us iops", 1.2),
-        "memory-256k": ("nbdkit memory", *both(memory, fio("randread", "256k", 16, 1, secs, ram), full), "server_us iops", 1.0),
-        "memory-256k-shm": ("fio on nbdkit", load(memory[0], f"blk bench --json -b 256K -d 16 -s {secs} '{{uri}}'", full),
-                            load(memory[1], fio("randread", "256k", 16, 1, secs, ram), full), "iops", 3),
-        "memory-256k-send": ("bare send()", load(memory[0], fio("randread", "256k", 16, 1, secs, ram), full),
-                             bare_send(256 << 10, 256 if a.quick else 1024, secs), "server_us", 1.1),
-        "memory-holes-4k": ("nbdkit memory", *both(memory, fio("randread", "4k", 32, 4, secs, ram)), "server_us iops", 0.38),
-        "memory-connections-4": ("blk with 1 connection", load(memory[0], many % 4, full), load(memory[0], many % 1, full), "iops", ">=1"),
-        "memory-connections-16": ("blk with 1 connection", load(memory[0], many % 16, full), load(memory[0], many % 1, full), "iops", ">=1"),
-        "zstd-4k-4": ("nbdkit zstd", *both(zstd, fio("randrw", "4k", 32, 4, secs, ram), squeezed), "server_us iops server_rss", 0.35),
-        "file-4k-4": ("nbdkit file", *both(cached, fio("randrw", "4k", 32, 4, secs, ram)), "server_us iops", 0.4),
-        "file-4k-4-qemu": ("qemu-nbd", load(cached[0], fio("randrw", "4k", 32, 4, secs, ram)),
-                           load(qemu_nbd, fio("randrw", "4k", 32, 4, secs, ram)), "server_us iops", 0.2),
-        "file-256k": ("nbdkit file", *both(cached, fio("randread", "256k", 16, 1, secs, ram)), "server_us iops", 0.7),
-        "tls-server": ("nbdkit, both under nbdcopy", *both(tls, f"nbdcopy '{secure_uri}' null:", full), "wall server_cpu", 1.0),
-        "tls-client": ("nbdcopy, both on nbdkit", load(tls[1], f"blk copy '{secure_uri}' null:", full),
-                       load(tls[1], f"nbdcopy '{secure_uri}' null:", full), "wall client_cpu", 1.0),
-        "tls-write": ("nbdkit, both under nbdcopy", *both(tls, f"nbdcopy {a.folder}/disk.img '{secure_uri}'"), "wall server_cpu", 1.0),
-        "raw-to-raw": ("qemu-img convert", convert(f"blk copy {half} {out}"),
-                       convert(f"qemu-img convert -t writeback -W -m 16 -f raw -O raw {half} {out}"), "wall cpu", 0.9),
-        "raw-to-raw-nbdcopy": ("nbdcopy --flush", convert(f"blk copy {half} {out}"),
-                               convert(f"truncate -s $(stat -c %s {half}) {out} && nbdcopy --flush --destination-is-zero {half} {out}"), "wall cpu", 0.9),
-        "raw-to-raw-cp": ("cp --sparse=auto", convert(f"blk copy {half} {out}"),
-                          convert(f"cp --sparse=auto --reflink=never {half} {out}"), "wall cpu", 0.9),
-        "qcow2-to-raw": ("qemu-img convert", convert(f"blk copy -- [ qemu-nbd -r -f qcow2 {half}.qcow2 ] {out}"),
-                         convert(f"qemu-img convert -t writeback -W -m 16 -f qcow2 -O raw {half}.qcow2 {out}"), "wall cpu", 0.9),
-        "qcow2-to-raw-nbdcopy": ("nbdcopy --flush", convert(f"blk copy -- [ qemu-nbd -r -f qcow2 {half}.qcow2 ] {out}"),
-                                 convert(f"nbdcopy --flush -- [ qemu-nbd -r -f qcow2 {half}.qcow2 ] {out}"), "wall cpu", 0.9),
-        "python-4k-16": ("nbdkit python", *both((f"blk serve {{where}} python {a.folder}/zeroes.py", f"nbdkit {{where}} python {a.folder}/zeroes.py"),
-                                                fio("randread", "4k", 16, 1, secs, "16M")), "iops", 1.0),
-        "python-4k-1": ("nbdkit python", *both((f"blk serve {{where}} python {a.folder}/zeroes.py", f"nbdkit {{where}} python {a.folder}/zeroes.py"),
-                                               fio("randread", "4k", 1, 1, secs, "16M")), "iops", 1.0),
-        "sh-call": ("nbdkit sh", *both((f"blk serve {{where}} sh {script}", f"nbdkit {{where}} sh {script}"), calls), "iops", 0.91),
-        "eval-call": ("nbdkit eval", *both((f"blk serve {{where}} eval {evaluated}", f"nbdkit {{where}} eval {evaluated}"), calls), "iops", 0.91),
-        "exec-call": ("blk sh", *both((f"blk serve {{where}} {program}", f"blk serve {{where}} sh {script}"), calls), "iops", 10),
-        "start": ("nbdkit", whole(start % "blk serve"), whole(start % "nbdkit"), "wall cpu", 0.7),
-        "idle": ("nbdkit", idle("blk serve {where} null 1M"), idle("nbdkit {where} null 1M"), "idle_kib", 1.0),
+                             "wall<=0.09 cpu<=0.09"),
+        "client": ("`blk copy` from nbdkit to `null:`", "nbdcopy", load(f"nbdkit {{where}} sparse-random {disk}", "blk copy '{uri}' null:"),
+                   load(f"nbdkit {{where}} sparse-random {disk}", "nbdcopy '{uri}' null:"), "wall<=0.95 client_cpu<=0.85"),
+        "server": ("`blk serve` under nbdcopy to `null:`", "nbdkit", load(f"blk serve {{where}} sparse-random {disk}", "nbdcopy '{uri}' null:"),
+                   load(f"nbdkit {{where}} sparse-random {disk}", "nbdcopy '{uri}' null:"), "wall<=0.95 server_cpu<=0.85"),
+        "in-process-null": ("100G to `null:` in one process", "nbdkit + nbdcopy null:", whole(f"blk copy sparse-random:{disk} null:"),
+                            whole(f"nbdkit -U - sparse-random {disk} --run 'nbdcopy \"$uri\" null:'"), "wall<=0.15 cpu<=0.15"),
+        "in-process": ("100G onto itself in one process", "nbdkit + nbdcopy", whole(f"blk copy sparse-random:{disk} sparse-random:{disk}"), whole(nbdkit_copy),
+                       "wall<=0.15 cpu<=0.15"),
+        "memory-4k-1": ("memory, 4k mixed, depth 32, 1 job (fio)", "nbdkit memory", *both(memory, fio("randrw", "4k", 32, 1, secs, ram), full), "server_us<=0.5 iops>=1.4"),
+        "memory-4k-4": ("the same, 4 jobs", "nbdkit memory", *both(memory, fio("randrw", "4k", 32, 4, secs, ram), full), "server_us<=0.38 iops>=1.7"),
+        "memory-4k-4-bench": ("the same by `blk bench`", "nbdkit memory, both by blk bench", *both(memory, f"blk bench --json --no-shm -C 4 -w 50 -s {secs} '{{uri}}'", full),
+                              "server_us<=0.38 iops>=2"),
+        "memory-4k-depth1": ("memory, 4k reads, depth 1 (fio)", "nbdkit memory", *both(memory, fio("randread", "4k", 1, 1, secs, ram), full), "server_us<=1.2 iops>=1.5"),
+        "memory-256k": ("memory, 256k reads, depth 16 (fio)", "nbdkit memory", *both(memory, fio("randread", "256k", 16, 1, secs, ram), full), "server_us<=1 iops"),
+        "memory-256k-shm": ("the same by `blk bench` in shared memory", "fio on nbdkit", load(memory[0], f"blk bench --json -b 256K -d 16 -s {secs} '{{uri}}'", full),
+                            load(memory[1], fio("randread", "256k", 16, 1, secs, ram), full), "iops>=3"),
+        "memory-256k-send": ("memory, 256k reads, depth 16 (fio)", "bare send()", load(memory[0], fio("randread", "256k", 16, 1, secs, ram), full),
+                             bare_send(256 << 10, 256 if a.quick else 1024, secs), "server_us<=1.1"),
+        "memory-holes-4k": ("holes of memory, 4k reads, 4 jobs (fio)", "nbdkit memory", *both(memory, fio("randread", "4k", 32, 4, secs, ram)), "server_us iops"),
+        "memory-connections-4": ("memory with 4 connections, 4k mixed (`blk bench`)", "blk with 1 connection", load(memory[0], many % 4, full), load(memory[0], many % 1, full), "iops>=1"),
+        "memory-connections-16": ("memory with 16 connections", "blk with 1 connection", load(memory[0], many % 16, full), load(memory[0], many % 1, full), "iops>=1"),
+        "zstd-4k-4": ("memory allocator=zstd, 4k mixed, 4 jobs (fio)", "nbdkit zstd", *both(zstd, fio("randrw", "4k", 32, 4, secs, ram), squeezed), "server_us<=0.35 iops>=3 server_rss<=1"),
+        "file-4k-4": ("file, cached, 4k mixed, 4 jobs (fio)", "nbdkit file", *both(cached, fio("randrw", "4k", 32, 4, secs, ram)), "server_us<=0.4 iops"),
+        "file-4k-4-qemu": ("the same", "qemu-nbd", load(cached[0], fio("randrw", "4k", 32, 4, secs, ram)),
+                           load(qemu_nbd, fio("randrw", "4k", 32, 4, secs, ram)), "server_us<=0.2 iops"),
+        "file-256k": ("file, cached, 256k reads, depth 16 (fio)", "nbdkit file", *both(cached, fio("randread", "256k", 16, 1, secs, ram)), "server_us<=0.7 iops"),
+        "file-256k-qemu": ("the same", "qemu-nbd", load(cached[0], fio("randread", "256k", 16, 1, secs, ram)),
+                           load(qemu_nbd, fio("randread", "256k", 16, 1, secs, ram)), "server_us<=0.2 iops"),
+        "tls-server": ("memory over TLS, read by nbdcopy", "nbdkit, both under nbdcopy", *both(tls, f"nbdcopy '{secure_uri}' null:", full), "wall<=1 server_cpu"),
+        "tls-client": ("nbdkit over TLS, read by `blk copy`", "nbdcopy, both on nbdkit", load(tls[1], f"blk copy '{secure_uri}' null:", full),
+                       load(tls[1], f"nbdcopy '{secure_uri}' null:", full), "wall<=1 client_cpu"),
+        "tls-write": ("memory over TLS, written by nbdcopy", "nbdkit, both under nbdcopy", *both(tls, f"nbdcopy {a.folder}/disk.img '{secure_uri}'"), "wall<=1 server_cpu"),
+        "raw-to-raw": ("4 GiB raw file to raw file, half holes", "qemu-img convert", convert(f"blk copy {half} {out}"),
+                       convert(f"qemu-img convert -t writeback -W -m 16 -f raw -O raw {half} {out}"), "wall<=0.9 cpu"),
+        "raw-to-raw-nbdcopy": ("the same", "nbdcopy --flush", convert(f"blk copy {half} {out}"),
+                               convert(f"truncate -s $(stat -c %s {half}) {out} && nbdcopy --flush --destination-is-zero {half} {out}"), "wall<=0.9 cpu"),
+        "raw-to-raw-cp": ("the same", "cp --sparse=auto", convert(f"blk copy {half} {out}"),
+                          convert(f"cp --sparse=auto --reflink=never {half} {out}"), "wall<=0.9 cpu"),
+        "qcow2-to-raw": ("qcow2 through `[ qemu-nbd ]` to raw", "qemu-img convert", convert(f"blk copy -- [ qemu-nbd -r -f qcow2 {half}.qcow2 ] {out}"),
+                         convert(f"qemu-img convert -t writeback -W -m 16 -f qcow2 -O raw {half}.qcow2 {out}"), "wall<=0.9 cpu"),
+        "qcow2-to-raw-nbdcopy": ("the same", "nbdcopy --flush", convert(f"blk copy -- [ qemu-nbd -r -f qcow2 {half}.qcow2 ] {out}"),
+                                 convert(f"nbdcopy --flush -- [ qemu-nbd -r -f qcow2 {half}.qcow2 ] {out}"), "wall<=0.9 cpu"),
+        "ten-filters-4k": ("memory under ten filters that pass through, 4k mixed", "blk without filters", *both((ten("blk serve"), memory[0]), fio("randrw", "4k", 32, 1, secs, ram), full),
+                           "server_us<=1.1 iops>=0.9"),
+        "ten-filters-4k-nbdkit": ("what ten filters cost nbdkit itself", "(nbdkit with / without)", *both((ten("nbdkit"), memory[1]), fio("randrw", "4k", 32, 1, secs, ram), full),
+                                  "server_us iops"),
+        "cow-hits-4k": ("cow over memory, 4k mixed, 4 jobs", "nbdkit cow", *both(cow, fio("randrw", "4k", 32, 4, secs, ram), full), "server_us iops>=2"),
+        "cache-hits-4k": ("cache over memory, 4k mixed, 4 jobs", "nbdkit cache", *both(cache, fio("randrw", "4k", 32, 4, secs, ram), full), "server_us iops>=2"),
+        "readahead-qemu-img": ("readahead over a disk with 5 ms of delay, qemu-img", "nbdkit readahead", *ahead("readahead", to_file), "wall<=1"),
+        "readahead-blk-copy": ("the same, `blk copy`", "nbdkit readahead", *ahead("readahead", to_null), "wall<=1"),
+        "scan-qemu-img": ("scan over a disk with 5 ms of delay, qemu-img", "nbdkit scan", *ahead("scan", to_file), "wall<=1"),
+        "scan-blk-copy": ("the same, `blk copy`", "nbdkit scan", *ahead("scan", to_null), "wall<=1"),
+        "python-4k-16": ("a Python script, 4k reads, depth 16 (fio)", "nbdkit python", *both((f"blk serve {{where}} python {a.folder}/zeroes.py", f"nbdkit {{where}} python {a.folder}/zeroes.py"),
+                                                fio("randread", "4k", 16, 1, secs, "16M")), "iops>=1"),
+        "python-4k-1": ("the same, depth 1", "nbdkit python", *both((f"blk serve {{where}} python {a.folder}/zeroes.py", f"nbdkit {{where}} python {a.folder}/zeroes.py"),
+                                               fio("randread", "4k", 1, 1, secs, "16M")), "iops"),
+        "sh-call": ("a shell script, 4k reads", "nbdkit sh", *both((f"blk serve {{where}} sh {script}", f"nbdkit {{where}} sh {script}"), calls), "iops>=0.91"),
+        "eval-call": ("the same in eval", "nbdkit eval", *both((f"blk serve {{where}} eval {evaluated}", f"nbdkit {{where}} eval {evaluated}"), calls), "iops>=0.91"),
+        "exec-call": ("the same as a program under exec", "blk sh", *both((f"blk serve {{where}} {program}", f"blk serve {{where}} sh {script}"), calls), "iops>=10"),
+        "start": ("start to end, ten times", "nbdkit", whole(start % "blk serve"), whole(start % "nbdkit"), "wall<=0.7 cpu<=0.7"),
+        "idle": ("resident memory of an idle server", "nbdkit", idle("blk serve {where} null 1M"), idle("nbdkit {where} null 1M"), "idle_kib<=1"),
     }
 
 
@@ -316,36 +318,95 @@ def prepare(a, names):
         run(f"test -e {a.folder}/half.img.qcow2 || qemu-img convert -O qcow2 {a.folder}/half.img {a.folder}/half.img.qcow2")
 
 
+FIGURES = {"wall": "wall", "cpu": "CPU", "client_cpu": "client CPU", "server_cpu": "server CPU", "iops": "IOPS",
+           "server_us": "server CPU a request", "server_rss": "server memory", "idle_kib": "memory"}
+
+
+def goals_of(figures):
+    """What is looked at, with its goal or None: "wall<=0.9 cpu"."""
+    for word in figures.split():
+        name, sign, bound = re.fullmatch(r"(\w+?)(?:([<>]=)([\d.]+))?", word).groups()
+        yield name, sign and (sign, float(bound))
+
+
+def missed(goal, ratio):
+    return bool(goal) and (ratio > goal[1] if goal[0] == "<=" else ratio < goal[1])
+
+
+def measure(case, a):
+    """Runs a case, prints its figures, and returns its record."""
+    what, peer, ours, theirs, figures = case
+    pairs = [(ours(a), theirs(a)) for _ in range(a.pairs)]
+    record = {"peer": peer, "pairs": a.pairs, "quick": a.quick}
+    for figure, goal in goals_of(figures):
+        x, y = [p[0][figure] for p in pairs], [p[1][figure] for p in pairs]
+        ratios = sorted(i / j for i, j in zip(x, y) if j)
+        if not ratios:
+            continue
+        middle = statistics.median(ratios)
+        record[figure] = {"blk": statistics.median(x), "peer": statistics.median(y), "ratio": middle,
+                          "min": ratios[0], "max": ratios[-1]}
+        verdict = "" if not goal else "goal {} {:g}{}".format(*goal, ", MISSED" if missed(goal, middle) else "")
+        print(f"  {FIGURES[figure]:21} {statistics.median(x):11.3f} {statistics.median(y):11.3f}   {middle:6.2f} "
+              f"({ratios[0]:.2f}-{ratios[-1]:.2f})  {verdict}", flush=True)
+    return record
+
+
+def readme_table(a):
+    """The last full-size record of each case as a table."""
+    last = {}
+    with open(RESULTS) as f:
+        for line in f:
+            record = json.loads(line)
+            if not record["quick"]:
+                last[record["case"]] = record
+    lines = ["| case | what | peer | ratio: median (min-max) | goal |", "|---|---|---|---|---|"]
+    for name, (what, peer, _, _, figures) in cases(a).items():
+        seen, wanted, record = [], [], last.get(name, {})
+        for figure, goal in goals_of(figures):
+            if goal:
+                wanted.append(f"{FIGURES[figure]} {goal[0]} {goal[1]:g}")
+            if figure in record:
+                r = record[figure]
+                late = " **missed**" if missed(goal, r["ratio"]) else ""
+                seen.append(f"{FIGURES[figure]} {r['ratio']:.2f} ({r['min']:.2f}-{r['max']:.2f}){late}")
+        lines.append(f"| `{name}` | {what} | {peer} | {', '.join(seen) or 'not run yet'} | {', '.join(wanted)} |")
+    return "\n".join(lines)
+
+
+def write_readme(a, path):
+    """Puts the table between its marks."""
+    begin, end = "<!-- bench: written by ./dev docs -->\n", "\n<!-- bench end -->"
+    with open(path) as f:
+        text = f.read()
+    before, rest = text.split(begin)
+    after = rest.split(end)[1]
+    with open(path, "w") as f:
+        f.write(before + begin + readme_table(a) + end + after)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="small disks and short runs, to try the benchmark itself")
+    parser.add_argument("--readme", metavar="FILE", help="run nothing; write the table of the last results into FILE")
     a = parser.parse_args()
     a.folder = tempfile.mkdtemp(prefix="blk-bench-", dir=os.environ.get("BLK_BENCH_DIR", "/var/tmp"))
     try:
+        if a.readme:
+            return write_readme(a, a.readme)
         table = cases(a)
         names = a.names or list(table)
         if unknown := [n for n in names if n not in table]:
             sys.exit(f"bench: no case {' '.join(unknown)}; there are {' '.join(table)}")
         prepare(a, names)
         commit = run("git rev-parse --short HEAD", check=False)["text"].strip()
-        print(f"{'case':20} {'peer':34} {'figure':11} {'blk':>10} {'peer':>10}   {'ratio':>6} (min-max)  goal", flush=True)
+        print(f"  {'figure':21} {'blk':>11} {'peer':>11}   {'ratio':>6} (min-max)", flush=True)
         for name in names:
-            peer, ours, theirs, figures, goal = table[name]
-            pairs = [(ours(a), theirs(a)) for _ in range(a.pairs)]
-            record = {"commit": commit, "case": name, "peer": peer, "pairs": a.pairs, "quick": a.quick}
-            for figure in figures.split():
-                x, y = [p[0][figure] for p in pairs], [p[1][figure] for p in pairs]
-                ratios = sorted(i / j for i, j in zip(x, y) if j)
-                if not ratios:
-                    continue
-                middle = statistics.median(ratios)
-                record[figure] = {"blk": statistics.median(x), "peer": statistics.median(y), "ratio": middle,
-                                  "min": ratios[0], "max": ratios[-1]}
-                print(f"{name:20} {peer:34} {figure:11} {statistics.median(x):10.3f} {statistics.median(y):10.3f}   {middle:6.2f} "
-                      f"({ratios[0]:.2f}-{ratios[-1]:.2f})  {goal}", flush=True)
-            with open(os.path.join(HERE, "results.jsonl"), "a") as f:
+            print(f"{name}: {table[name][0]}; beside {table[name][1]}", flush=True)
+            record = {"commit": commit, "case": name, **measure(table[name], a)}
+            with open(RESULTS, "a") as f:
                 f.write(json.dumps(record) + "\n")
     finally:
         shutil.rmtree(a.folder, ignore_errors=True)
