@@ -18,6 +18,7 @@
 #include "src/backends/page_store/arena.h"
 #include "src/backends/page_store/directory.h"
 #include "src/backends/page_store/stores.h"
+#include "src/core/asymmetric_fence.h"
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23  // Linux 5.14
@@ -99,6 +100,7 @@ class SparseStore : public PageStore {
   void TrimPages(Region& region, int first, int last);
 
   const uint64_t size_bytes_;
+  const AsymmetricFence fence_;
   Arena arena_;
   Directory<Region> regions_;
   std::atomic<uint64_t> pages_{0};
@@ -166,7 +168,8 @@ absl::Status SparseStore::Write(uint64_t offset, std::span<const char> from) {
 void SparseStore::Allocate(Region& region, int first, int last) {
   // Bits already set are only looked at, and that look must not be taken before the copy is
   // visible: else a trim between the two could clear the bit, discard, and then receive the bytes.
-  std::atomic_thread_fence(std::memory_order_seq_cst);
+  // A full fence would wait for the copy: 12 to 17 % of a server's time under 4k writes.
+  fence_.Light();
   for (int word = first / 64; word <= last / 64; ++word) {
     const uint64_t mask = WordMask(word, first, last);
     std::atomic<uint64_t>& bits = region.allocated[word];
@@ -222,8 +225,10 @@ void SparseStore::TrimPages(Region& region, int first, int last) {
     low = std::min(low, word * 64 + std::countr_zero(cleared));
     high = word * 64 + 63 - std::countl_zero(cleared);
   }
+  if (low > high) return;
+  fence_.Heavy();  // whoever still saw the bits has its copy visible
   // One call for all: what lies between is to be zeroes as well.
-  if (low <= high) Arena::Discard(region.data + low * kPageBytes, (high + 1 - low) * kPageBytes);
+  Arena::Discard(region.data + low * kPageBytes, (high + 1 - low) * kPageBytes);
 }
 
 void SparseStore::Extents(ExtentList* list) {

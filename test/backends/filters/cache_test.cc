@@ -1,7 +1,5 @@
 #include <doctest/doctest.h>
-#include <sys/resource.h>
 
-#include <csignal>
 #include <mutex>
 
 #include "src/backends/filters/block_store.h"
@@ -9,6 +7,7 @@
 #include "src/core/trace.h"
 #include "test/backends/try_device.h"
 #include "test/support/array_device.h"
+#include "test/support/full_disk.h"
 #include "test/support/layers.h"
 
 namespace blk {
@@ -342,15 +341,12 @@ TEST_CASE("cache: when its disk is full, requests go to the disk below, with a w
     warnings = 0;
     SetLogSink(
         [](std::string_view line) { warnings += line.find("warning: cache: ") != line.npos; });
-    // The limit on file sizes stands for a full disk: EFBIG there, ENOSPC here.
-    std::signal(SIGXFSZ, SIG_IGN);
-    rlimit before;
-    REQUIRE(getrlimit(RLIMIT_FSIZE, &before) == 0);
-    rlimit small{200'000, before.rlim_max};
-    REQUIRE(setrlimit(RLIMIT_FSIZE, &small) == 0);
-    absl::Status status = OnLoop(WriteMuch, device->get(), &oracle);
-    absl::Status flushed = OnLoop(Flush, device->get());
-    REQUIRE(setrlimit(RLIMIT_FSIZE, &before) == 0);
+    absl::Status status, flushed;
+    {
+      test::FullDisk full(200'000);
+      status = OnLoop(WriteMuch, device->get(), &oracle);
+      flushed = OnLoop(Flush, device->get());
+    }
     SetLogSink(nullptr);
     INFO(mode);
     CHECK(status.message() == "");

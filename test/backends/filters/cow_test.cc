@@ -1,12 +1,10 @@
 #include <doctest/doctest.h>
-#include <sys/resource.h>
-
-#include <csignal>
 
 #include "src/backends/filters/block_store.h"
 #include "src/core/scope.h"
 #include "test/backends/try_device.h"
 #include "test/support/array_device.h"
+#include "test/support/full_disk.h"
 #include "test/support/layers.h"
 
 namespace blk {
@@ -168,14 +166,11 @@ TEST_CASE("no room in the overlay fails the writer, and nothing else") {
     auto layer = MakeFilter(CowSpec(), {{"cow-block-size", "4K"}, {"cow-on-read", on_read}}, array);
     auto device = OpenNow(*layer);
     std::string oracle = array->bytes;
-    // The limit on file sizes stands for a full disk: EFBIG there, ENOSPC here.
-    std::signal(SIGXFSZ, SIG_IGN);
-    rlimit before;
-    REQUIRE(getrlimit(RLIMIT_FSIZE, &before) == 0);
-    rlimit small{200'000, before.rlim_max};
-    REQUIRE(setrlimit(RLIMIT_FSIZE, &small) == 0);
-    absl::Status status = OnLoop(WriteUntilFull, device->get(), &oracle);
-    REQUIRE(setrlimit(RLIMIT_FSIZE, &before) == 0);
+    absl::Status status;
+    {
+      test::FullDisk full(200'000);
+      status = OnLoop(WriteUntilFull, device->get(), &oracle);
+    }
     CHECK(ErrnoOf(status) == EFBIG);
     CHECK(oracle != array->bytes);
   }
