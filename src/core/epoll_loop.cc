@@ -29,10 +29,20 @@ OffloadPool::~OffloadPool() {
 }
 
 void OffloadPool::Post(absl::AnyInvocable<void()> work) {
-  std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   queue_.push_back(std::move(work));
   if (idle_ >= queue_.size()) return ready_.notify_one();
-  if (threads_.size() < threads_max_) threads_.emplace_back([this] { Work(); });
+  if (threads_.size() >= threads_max_) return;
+  try {
+    threads_.emplace_back([this] { Work(); });
+  } catch (const std::system_error&) {
+    // The system gives no more threads: those that there are do it, or else this one.
+    if (!threads_.empty()) return;
+    work = std::move(queue_.back());
+    queue_.pop_back();
+    lock.unlock();
+    work();
+  }
 }
 
 void OffloadPool::Work() {
@@ -62,13 +72,13 @@ class EpollWatch final : public Watch {
     if (!loop->Register(fd, this, &slot_)) error_ = errno;
   }
   ~EpollWatch() override {
+    if (!error_) loop_->Unregister(fd_, slot_);  // from here on no event comes
     BLK_CHECK(!in_.waiter && !out_.waiter);
-    if (!error_) loop_->Unregister(fd_, slot_);
   }
 
   Task<absl::Status> Readable() override { return Wait(&in_); }
   Task<absl::Status> Writable() override {
-    WatchWriting(true);
+    WatchWriting();
     return Wait(&out_);
   }
 
@@ -78,21 +88,21 @@ class EpollWatch final : public Watch {
       if (direction->waiter) loop_->Post(std::exchange(direction->waiter, nullptr));
   }
 
-  // May destroy this watch.
-  void Signal(uint32_t events) {
-    std::coroutine_handle<> reader, writer;
+  // Whom an event wakes. The loop holds slots_mutex_, so that this watch does not end meanwhile on
+  // another loop, and resumes them without it: they may destroy this watch.
+  EpollLoop::Woken Signal(uint32_t events) {
+    EpollLoop::Woken woken;
     // The end of a stream may come with its last bytes, and has no edge of its own: from then on
     // nobody waits any more, since every read or write has an answer.
     const bool broken = events & (EPOLLHUP | EPOLLERR);
     const bool end = broken || (events & EPOLLRDHUP);
-    if (end || (events & (EPOLLIN | EPOLLPRI))) reader = in_.Signal(end);
+    if (end || (events & (EPOLLIN | EPOLLPRI))) woken.reader = in_.Signal(end);
     if (broken || (events & EPOLLOUT)) {
-      if (!out_.waiter) WatchWriting(false);
-      writer = out_.Signal(broken);
+      if (!out_.waiter && std::exchange(writing_, false))
+        loop_->ModifyLocked(fd_, slot_, /*writing=*/false);
+      woken.writer = out_.Signal(broken);
     }
-    if (reader && writer) loop_->Post(std::exchange(writer, nullptr));
-    if (reader) reader.resume();
-    if (writer) writer.resume();
+    return woken;
   }
 
  private:
@@ -120,10 +130,8 @@ class EpollWatch final : public Watch {
 
   // Only while somebody writes more than the kernel takes: a peer that reads makes an event each
   // time. Switching it on reports what is ready already.
-  void WatchWriting(bool on) {
-    if (error_ || on == writing_) return;
-    writing_ = on;
-    loop_->Modify(fd_, slot_, on);
+  void WatchWriting() {
+    if (!error_ && !std::exchange(writing_, true)) loop_->Modify(fd_, slot_, /*writing=*/true);
   }
 
   Task<absl::Status> Wait(Direction* direction) {
@@ -228,13 +236,16 @@ void EpollLoop::Dispatch(const epoll_event& event) {
     (void)!read(timer_.get(), &ignored, sizeof ignored);
     armed_ns_ = INT64_MAX;
   } else {
-    EpollWatch* watch = nullptr;
+    Woken woken;
     {
       std::lock_guard lock(slots_mutex_);
       const Slot& slot = slots_[static_cast<uint32_t>(event.data.u64)];
-      if (slot.generation == event.data.u64 >> 32) watch = slot.watch;
+      if (slot.watch && slot.generation == event.data.u64 >> 32)
+        woken = slot.watch->Signal(event.events);
     }
-    if (watch) watch->Signal(event.events);
+    if (woken.reader && woken.writer) Post(std::exchange(woken.writer, nullptr));
+    if (woken.reader) woken.reader.resume();
+    if (woken.writer) woken.writer.resume();
   }
 }
 
@@ -311,6 +322,10 @@ bool EpollLoop::Register(int fd, EpollWatch* watch, uint32_t* slot) {
 
 void EpollLoop::Modify(int fd, uint32_t slot, bool writing) {
   std::lock_guard lock(slots_mutex_);
+  ModifyLocked(fd, slot, writing);
+}
+
+void EpollLoop::ModifyLocked(int fd, uint32_t slot, bool writing) {
   epoll_event event = EventsOf(slot, writing);
   BLK_CHECK(epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event) == 0);
 }

@@ -58,8 +58,13 @@ class EpollLoop final : public Loop {
     EpollWatch* watch = nullptr;
     uint32_t generation = 0;
   };
+  // Waiters of one watch.
+  struct Woken {
+    std::coroutine_handle<> reader, writer;
+  };
   bool Register(int fd, EpollWatch* watch, uint32_t* slot);
   void Modify(int fd, uint32_t slot, bool writing);
+  void ModifyLocked(int fd, uint32_t slot, bool writing);
   epoll_event EventsOf(uint32_t slot, bool writing) const;
   void Unregister(int fd, uint32_t slot);
   void RunQueued();

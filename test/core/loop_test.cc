@@ -213,6 +213,39 @@ Task<int> OffloadMany() {
   co_return ran;
 }
 
+// A watch is destroyed by another loop, while the events that it watches for come.
+Task<void> WatchEndsElsewhere(LoopPool* pool, std::atomic<int>* fd_written) {
+  for (int i = 0; i < 2000; ++i) {
+    int ends[2];
+    BLK_CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, ends) == 0);
+    auto watch = Loop::Current()->WatchDescriptor(ends[0]);
+    *fd_written = ends[1];
+    co_await ResumeOn{pool->loop(1)};
+    watch.reset();
+    for (int told = ends[1]; !fd_written->compare_exchange_weak(told, -1) && told != -1;) {
+      told = ends[1];
+      std::this_thread::yield();
+    }
+    co_await ResumeOn{pool->loop(0)};
+    close(ends[0]);
+    close(ends[1]);
+  }
+}
+// Writes to whatever it is told; meanwhile it says -2.
+Task<bool> WatchesEndElsewhere(LoopPool* pool) {
+  std::atomic<int> fd{-1};
+  std::jthread writer([&fd](std::stop_token stop) {
+    while (!stop.stop_requested()) {
+      int told = fd;
+      if (told < 0 || !fd.compare_exchange_strong(told, -2)) continue;
+      for (int i = 0; i < 20; ++i) (void)!write(told, "x", 1);
+      fd = -1;
+    }
+  });
+  co_await WatchEndsElsewhere(pool, &fd);
+  co_return true;
+}
+
 Task<absl::Status> WaitForFile() {
   FILE* file = tmpfile();
   auto watch = Loop::Current()->WatchDescriptor(fileno(file));
@@ -242,6 +275,10 @@ TEST_CASE("a writer that waits for room learns that its peer has left") {
 TEST_CASE("more offloaded work than threads is all done") {
   LoopPool pool(2);
   CHECK(pool.RunMain(OffloadMany()) == 1000);
+}
+TEST_CASE("a watch may end on another loop while its events come") {
+  LoopPool pool(2);
+  CHECK(pool.RunMain(WatchesEndElsewhere(&pool)));
 }
 TEST_CASE("waiting for a regular file ends at once") {
   LoopPool pool(1);
