@@ -12,8 +12,10 @@
 namespace blk {
 namespace {
 
-constexpr size_t kRecordBytes = 16 << 10;       // of plain text; the most that TLS allows
-constexpr size_t kRecordExtraBytes = 512;       // header, padding and tag, generously
+constexpr size_t kRecordBytes = 16 << 10;  // of plain text; the most that TLS allows
+// What encryption adds to them: header, padding and tag, 32 times, since a client may ask for
+// records of 512 bytes (RFC 6066, section 4).
+constexpr size_t kRecordExtraBytes = 32 * 128;
 constexpr int64_t kDrainNs = 1'000'000'000;     // how long a goodbye may take
 constexpr uint64_t kDrainBytesMax = 256 << 10;  // what else may come before it
 
