@@ -129,6 +129,18 @@ absl::Status FileIo::Failed(std::string_view what, int errno_value, uint64_t off
   return ErrnoError(errno_value, absl::StrCat("cannot ", what, " ", name_, " at ", offset));
 }
 
+// `error`: an errno or kEndOfFile. write(2) returns 0 for no regular file; a device that does has
+// no room. But one that has shrunk says ENOSPC, too, and one that was taken out has shrunk to
+// nothing.
+absl::Status FileIo::WriteFailed(std::string_view what, int error, uint64_t offset) const {
+  if (error == kEndOfFile) error = ENOSPC;
+  uint64_t bytes = 0;
+  if (error == ENOSPC && ioctl(fd_, BLKGETSIZE64, &bytes) == 0 && bytes <= offset)
+    return ErrnoErrorAsIs(EIO, absl::StrCat("cannot ", what, " ", name_, " at ", offset,
+                                            ": the device has only ", bytes, " bytes now"));
+  return Failed(what, error, offset);
+}
+
 absl::Status FileIo::EndsEarly(uint64_t offset) const {
   return ErrnoErrorAsIs(EIO, absl::StrCat(name_, " ends at or before ", offset,
                                           ": it was made shorter while in use"));
@@ -194,7 +206,7 @@ Task<absl::Status> FileIo::WriteAt(uint64_t offset, std::span<const char> from) 
     int error = errno;
     TimedWrite(NowNs() - start_ns);
     if (put == static_cast<ssize_t>(from.size())) return absl::OkStatus();
-    if (put < 0 && error != EINTR) return Failed("write", error, offset);
+    if (put < 0 && error != EINTR) return WriteFailed("write", error, offset);
     if (put > 0) done = static_cast<size_t>(put);
   }
   return WriteOffloaded(offset + done, from.subspan(done));
@@ -212,8 +224,7 @@ Task<absl::Status> FileIo::WriteOffloaded(uint64_t offset, std::span<const char>
     error = WriteAll(fd_, bounce ? bounce.data() : from.data(), from.size(), offset, &done);
     TimedWrite(NowNs() - start_ns);
   });
-  // write(2) returns 0 for no regular file; a device that does has no room.
-  if (error) co_return Failed("write", error == kEndOfFile ? ENOSPC : error, offset + done);
+  if (error) co_return WriteFailed("write", error, offset + done);
   co_return absl::OkStatus();
 }
 
@@ -221,8 +232,7 @@ Task<absl::Status> FileIo::WriteZeroesAt(uint64_t offset, uint64_t length) {
   size_t done = 0;
   int error = 0;
   co_await Loop::Current()->Offload([&] { error = WriteAllZeroes(fd_, length, offset, &done); });
-  if (error)
-    co_return Failed("write zeroes to", error == kEndOfFile ? ENOSPC : error, offset + done);
+  if (error) co_return WriteFailed("write zeroes to", error, offset + done);
   co_return absl::OkStatus();
 }
 

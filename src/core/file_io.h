@@ -38,7 +38,7 @@ class FileIo {
 
   // All of `into`, or an error: EIO also where the file ends too early (it was made shorter).
   Task<absl::Status> ReadAt(uint64_t offset, std::span<char> into);
-  // All of `from`, or an error (ENOSPC ...) after any part of it.
+  // All of `from`, or an error (ENOSPC ...; EIO where a device has vanished) after any part of it.
   Task<absl::Status> WriteAt(uint64_t offset, std::span<const char> from);
   // The same with zeroes. May take long, so the caller cuts what must stay stoppable.
   Task<absl::Status> WriteZeroesAt(uint64_t offset, uint64_t length);
@@ -69,6 +69,7 @@ class FileIo {
   Task<absl::Status> ReadOffloaded(uint64_t offset, std::span<char> into);
   Task<absl::Status> WriteOffloaded(uint64_t offset, std::span<const char> from);
   absl::Status Failed(std::string_view what, int errno_value, uint64_t offset) const;
+  absl::Status WriteFailed(std::string_view what, int error, uint64_t offset) const;
   absl::Status EndsEarly(uint64_t offset) const;
   absl::Status SyncFailed(int errno_value) const;
   void TimedWrite(int64_t took_ns);

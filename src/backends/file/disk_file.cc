@@ -318,6 +318,11 @@ absl::StatusOr<DiskFilePtr> AdoptDiskFile(int fd, std::string name, const FileOp
 absl::StatusOr<DevicePtr> MakeFileDevice(DiskFilePtr file, bool read_only) {
   Facts facts;
   BLK_ASSIGN_OR_RETURN(facts.size, SizeOf(*file));
+  // Whoever copied it would take nothing for the content of the disk.
+  if (file->is_block_device && facts.size == 0)
+    return ErrnoErrorAsIs(ENODEV, absl::StrCat(file->io.name(),
+                                               " has no bytes: its medium is not there, or the "
+                                               "device has gone"));
   facts.block.minimum = file->io.alignment_bytes();
   // NBD wants a power of two; some file systems ask for more than any client would send at once.
   facts.block.preferred = std::bit_floor(
