@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -115,6 +116,25 @@ absl::StatusOr<std::string> ReadAll(int fd) {
   return bytes;
 }
 
+// The file that `path` names, locked. A copy that has just ended may have removed the file between
+// our opening and our locking it: then another copy could lock the next one.
+absl::StatusOr<int> OpenLocked(const std::string& path) {
+  for (int tries = 0; tries < 10; ++tries) {
+    int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0666);
+    if (fd < 0) return ErrnoError(errno, absl::StrCat("cannot open the journal ", path));
+    struct stat locked, named;
+    if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+      close(fd);
+      break;
+    }
+    if (fstat(fd, &locked) == 0 && stat(path.c_str(), &named) == 0 &&
+        locked.st_ino == named.st_ino && locked.st_dev == named.st_dev)
+      return fd;
+    close(fd);
+  }
+  return ErrnoErrorAsIs(EBUSY, absl::StrCat("another copy uses the journal ", path));
+}
+
 // The name of a new file, or that it is gone, lives in its directory.
 void SyncDirectoryOf(const std::string& path) {
   size_t slash = path.rfind('/');
@@ -159,11 +179,8 @@ ParsedJournal ParseCopyJournal(std::string_view bytes, uint64_t disk_bytes) {
 absl::StatusOr<std::unique_ptr<CopyJournal>> CopyJournal::Open(const std::string& path,
                                                                const CopyIdentity& identity,
                                                                uint64_t disk_bytes) {
-  int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0666);
-  if (fd < 0) return ErrnoError(errno, absl::StrCat("cannot open the journal ", path));
+  BLK_ASSIGN_OR_RETURN(int fd, OpenLocked(path));
   std::unique_ptr<CopyJournal> journal(new CopyJournal(path, fd));
-  if (flock(fd, LOCK_EX | LOCK_NB) < 0)
-    return ErrnoErrorAsIs(EBUSY, absl::StrCat("another copy uses the journal ", path));
   BLK_RETURN_IF_ERROR(journal->Load(identity, disk_bytes));
   return journal;
 }
@@ -223,12 +240,17 @@ uint64_t CopyJournal::pending_bytes() {
 }
 
 Task<absl::Status> CopyJournal::Checkpoint(Device* target) {
+  BLK_CO_RETURN_IF_ERROR(failure_);
   RangeSet done;
   {
     std::lock_guard lock(mutex_);
     std::swap(done, done_);
   }
-  if (done.empty()) co_return absl::OkStatus();
+  if (!done.empty()) failure_ = co_await WriteDown(target, std::move(done));
+  co_return failure_;
+}
+
+Task<absl::Status> CopyJournal::WriteDown(Device* target, RangeSet done) {
   Call call;
   if (target->facts().flush)
     BLK_CO_RETURN_IF_ERROR(Annotate(co_await target->Flush(call), "flush of the target"));

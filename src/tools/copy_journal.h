@@ -65,12 +65,14 @@ class CopyJournal {
   // The target holds this range; it need not be on stable storage. Any thread.
   void Done(uint64_t offset, uint64_t length);
   uint64_t pending_bytes();  // done, and not yet written down. Any thread.
-  // Flushes `target`, then writes down what was done before. One at a time.
+  // Flushes `target`, then writes down what was done before. One at a time. After one has failed
+  // each fails: what that flush has lost, the next would not tell of.
   Task<absl::Status> Checkpoint(Device* target);
   // The copy is finished, and flushed: the journal goes.
   Task<absl::Status> Remove();
 
  private:
+  Task<absl::Status> WriteDown(Device* target, RangeSet done);
   CopyJournal(std::string path, int fd) : path_(std::move(path)), fd_(fd) {}
   absl::Status Load(const CopyIdentity& identity, uint64_t disk_bytes);
   absl::Status Begin(const CopyIdentity& identity);
@@ -82,6 +84,7 @@ class CopyJournal {
   bool was_damaged_ = false;
   uint64_t bytes_ = 0;     // of the file
   uint64_t checksum_ = 0;  // the last one in it
+  absl::Status failure_;   // of the first checkpoint that failed
   std::mutex mutex_;
   RangeSet done_;  // since the last checkpoint; guarded by mutex_
 };

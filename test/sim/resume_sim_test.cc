@@ -97,6 +97,7 @@ std::string RunResume(uint64_t seed, Bugs bugs) {
     faults.flush_lies = bugs.flush_lies;
     if (dice.OneIn(3)) faults.write_fails_one_in = 100;
     if (dice.OneIn(4)) faults.flush_fails_one_in = 6;
+    faults.flush_forgets_once = seed % 2;
     if (attempt == 3) faults = {.flush_lies = bugs.flush_lies};
     run->source = std::make_unique<SimDevice>(&run->loop, DiskFacts(size), DeviceFaults{});
     run->source->Fill(content);

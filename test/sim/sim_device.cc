@@ -114,10 +114,8 @@ Task<absl::Status> SimDevice::DoFlush(const Call&) {
     co_return ErrnoErrorAsIs(EIO, "an earlier flush of the disk failed");
   }
   if (Fails(faults_.flush_fails_one_in)) {
-    if (faults_.flush_failure_forgets) {
-      flush_broken_ = true;
-      dirty_.clear();
-    }
+    flush_broken_ = faults_.flush_failure_forgets;
+    if (faults_.flush_failure_forgets || faults_.flush_forgets_once) dirty_.clear();
     co_return Failure();
   }
   for (const Dirty& piece : dirty_) durable_.replace(piece.offset, piece.bytes.size(), piece.bytes);

@@ -19,6 +19,8 @@ struct DeviceFaults {
   uint64_t flush_fails_one_in = 0;
   // A failed flush throws away what it should have written, and every later one fails too.
   bool flush_failure_forgets = false;
+  // The same, but later ones succeed: as files under Linux do.
+  bool flush_forgets_once = false;
   // Bugs, to try the model with.
   bool flush_lies = false;   // says OK and flushes nothing
   bool flush_early = false;  // covers only what was durable already when one write is under way
