@@ -23,13 +23,16 @@ absl::StatusOr<int> OpenTemporaryFile() {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<BlockStore>> BlockStore::Create(uint64_t block_bytes) {
+absl::StatusOr<std::unique_ptr<BlockStore>> BlockStore::Create(uint64_t block_bytes,
+                                                               size_t zero_ranges_max) {
   BLK_ASSIGN_OR_RETURN(int fd, OpenTemporaryFile());
-  return std::unique_ptr<BlockStore>(new BlockStore(fd, block_bytes));
+  return std::unique_ptr<BlockStore>(new BlockStore(fd, block_bytes, zero_ranges_max));
 }
 
-BlockStore::BlockStore(int fd, uint64_t block_bytes)
-    : block_bytes_(block_bytes), file_(fd, "the temporary file") {}
+BlockStore::BlockStore(int fd, uint64_t block_bytes, size_t zero_ranges_max)
+    : block_bytes_(block_bytes),
+      zero_ranges_max_(zero_ranges_max),
+      file_(fd, "the temporary file") {}
 
 // The first present block in [first, end), or `end`.
 uint64_t BlockStore::NextPresent(uint64_t first, uint64_t end) const {
@@ -107,13 +110,18 @@ void BlockStore::SetDirty(uint64_t first, uint64_t blocks, bool dirty) {
     pages_[block / kPageBlocks]->dirty[block % kPageBlocks] = dirty;
 }
 
-Task<void> BlockStore::SetZero(uint64_t first, uint64_t blocks) {
+Task<absl::Status> BlockStore::SetZero(uint64_t first, uint64_t blocks) {
   const uint64_t end = first + blocks;
   {
     std::lock_guard lock(mutex_);
     uint64_t from = first, to = end;
     auto range = zeroes_.upper_bound(first);
     if (range != zeroes_.begin() && std::prev(range)->second >= first) --range;
+    const bool joins_another = range != zeroes_.end() && range->first <= end;
+    if (!joins_another && zeroes_.size() >= zero_ranges_max_)
+      co_return ErrnoErrorAsIs(ENOSPC, absl::StrCat("there are ", zeroes_.size(),
+                                                    " ranges of zeroes already, and no more can be "
+                                                    "remembered"));
     while (range != zeroes_.end() && range->first <= end) {
       from = std::min(from, range->first);
       to = std::max(to, range->second);
@@ -121,7 +129,8 @@ Task<void> BlockStore::SetZero(uint64_t first, uint64_t blocks) {
     }
     zeroes_[from] = to;
   }
-  return Forget(first, end);
+  co_await Forget(first, end);
+  co_return absl::OkStatus();
 }
 
 Task<void> BlockStore::Drop(uint64_t first, uint64_t blocks) {

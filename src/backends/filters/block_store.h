@@ -39,8 +39,12 @@ class BlockStore {
     bool dirty = false;
   };
 
+  // So many separate ranges of zeroes are remembered: about 100 MB.
+  static constexpr size_t kZeroRangesMax = 4u << 20;
+
   // Makes the temporary file. Before loops run or on them (it blocks shortly).
-  static absl::StatusOr<std::unique_ptr<BlockStore>> Create(uint64_t block_bytes);
+  static absl::StatusOr<std::unique_ptr<BlockStore>> Create(
+      uint64_t block_bytes, size_t zero_ranges_max = kZeroRangesMax);
 
   uint64_t block_bytes() const { return block_bytes_; }
   RangeLock& locks() { return locks_; }  // of block numbers
@@ -65,7 +69,8 @@ class BlockStore {
   // For blocks that are present.
   void SetDirty(uint64_t first, uint64_t blocks, bool dirty);
   // From now on they are kZero; the room of those that were present is given back. Any range.
-  Task<void> SetZero(uint64_t first, uint64_t blocks);
+  // ENOSPC, and nothing has changed, when there are too many ranges of zeroes.
+  Task<absl::Status> SetZero(uint64_t first, uint64_t blocks);
   // From now on they are kAbsent; their room is given back. Any range.
   Task<void> Drop(uint64_t first, uint64_t blocks);
 
@@ -94,7 +99,7 @@ class BlockStore {
     bool has(uint64_t index) const { return (blocks[index] & kPresentBit) != 0; }
   };
 
-  BlockStore(int fd, uint64_t block_bytes);
+  BlockStore(int fd, uint64_t block_bytes, size_t zero_ranges_max);
   uint64_t NextPresent(uint64_t first, uint64_t end) const;
   Run RunLocked(uint64_t first, uint64_t blocks_max) const;
   Run PresentRun(Page& page, uint64_t first, uint64_t end) const;
@@ -106,6 +111,7 @@ class BlockStore {
   }
 
   const uint64_t block_bytes_;
+  const size_t zero_ranges_max_;
   FileIo file_;
   RangeLock locks_;
   std::atomic<uint64_t> present_blocks_{0}, drops_{0};

@@ -3,7 +3,8 @@
 //
 // Write-back: a write is done when the cache has it; a flush brings everything down first, so that
 // what an acknowledged flush covers is in the disk below. A block stays dirty until the disk below
-// has taken it: one that it refuses fails each flush until it does not.
+// has taken it: one that it refuses fails each flush until it does not. Where a flush of one client
+// does not cover the others' connections to the disk below, all that have written are flushed.
 //
 // Parallel-safe: whoever changes blocks locks them; readers of what is there do not
 // (stored_device.h). A temporary file that takes no more makes writes go straight to the disk
@@ -11,6 +12,7 @@
 #include <bit>
 #include <cerrno>
 
+#include "src/backends/filters/flush_group.h"
 #include "src/backends/filters/stored_device.h"
 #include "src/backends/filters/switch_param.h"
 #include "src/core/buffer.h"
@@ -41,6 +43,8 @@ struct Shared {
   std::unique_ptr<BlockStore> store;
   OneDisk one_disk;
   uint64_t max_blocks = UINT64_MAX, high_blocks = UINT64_MAX, low_blocks = UINT64_MAX;
+  FlushGroup disks;               // those below
+  std::atomic<bool> lost{false};  // what a client wrote that has left could not be flushed
   std::atomic<bool> reclaiming{false};
   std::atomic<int64_t> full_until_ns{INT64_MIN / 2};  // on the loops' clock
 };
@@ -49,7 +53,8 @@ class CacheDevice final : public StoredDevice {
  public:
   CacheDevice(DevicePtr below, Shared* shared)
       : StoredDevice(below, StoredFacts(*below, shared->store->block_bytes()), shared->store.get()),
-        shared_(*shared) {}
+        shared_(*shared),
+        disk_(shared->disks.Add(below, "", !below->facts().multi_conn)) {}
 
  protected:
   Task<absl::Status> DoRead(const Call& call, uint64_t offset, std::span<char> into) override {
@@ -102,12 +107,16 @@ class CacheDevice final : public StoredDevice {
   Task<absl::Status> WriteLocked(const Call& call, uint64_t offset, std::span<const char> data);
   Task<absl::Status> WriteAround(const Call& call, uint64_t offset, std::span<const char> data);
   Task<absl::Status> WriteBelow(const Call& call, uint64_t offset, std::span<const char> data);
+  Task<absl::Status> ZeroBelow(const Call& call, uint64_t first, uint64_t blocks);
+  Task<void> DropClean(uint64_t first, uint64_t blocks);
   Task<absl::Status> TrimBlocks(const Call& call, uint64_t first, uint64_t blocks);
   Task<absl::Status> WriteBack(const Call& call, uint64_t first, uint64_t blocks);
   Task<void> WriteBackSome(WriteBackJob* job);
   Task<absl::Status> WriteBackAll(const Call& call);
+  Task<absl::Status> FlushBelow(const Call& call);
   Task<void> Reclaim(const Call& call);
   Shared& shared_;
+  const FlushGroup::MemberPtr disk_;  // below()
 };
 
 // ---- Reading
@@ -146,9 +155,7 @@ Task<absl::Status> CacheDevice::WriteLocked(const Call& call, uint64_t offset,
   if (through) {
     absl::Status status = co_await WriteBelow(call, offset, data);
     if (!status.ok()) {
-      // Nobody knows what is there now; what is dirty goes down later and is right then.
-      if (shared_.config.mode == Mode::kWriteThrough)
-        co_await store().Drop(BlockOf(offset), BlocksOver(offset, data.size()));
+      co_await DropClean(BlockOf(offset), BlocksOver(offset, data.size()));
       co_return status;
     }
   }
@@ -197,7 +204,9 @@ Task<absl::Status> CacheDevice::WriteBelow(const Call& call, uint64_t offset,
   const uint64_t step_max = std::max(block.maximum / block.minimum * block.minimum, block.minimum);
   while (!data.empty()) {
     const uint64_t step = std::min<uint64_t>(data.size(), step_max);
-    BLK_CO_RETURN_IF_ERROR(co_await below().Write(plain, offset, data.first(step)));
+    absl::Status status = co_await below().Write(plain, offset, data.first(step));
+    disk_->dirty = true;
+    BLK_CO_RETURN_IF_ERROR(status);
     offset += step;
     data = data.subspan(step);
   }
@@ -215,14 +224,34 @@ void CacheDevice::StoreFailed(const absl::Status& status) {
 // ---- Zeroes and trims
 
 Task<absl::Status> CacheDevice::ZeroBlocks(const Call& call, uint64_t first, uint64_t blocks) {
-  if (GoesThrough(call)) {
-    BLK_CO_RETURN_IF_ERROR(
-        co_await below().Zero(call, StartOf(first), EndOf(first + blocks - 1) - StartOf(first)));
-    co_await store().Drop(first, blocks);
-  } else {
-    co_await store().SetZero(first, blocks);
+  if (!GoesThrough(call)) {
+    absl::Status status = co_await store().SetZero(first, blocks);
+    if (ErrnoOf(status) != ENOSPC) co_return status;
   }
+  absl::Status status = co_await ZeroBelow(call, first, blocks);
+  if (!status.ok()) {
+    co_await DropClean(first, blocks);
+    co_return status;
+  }
+  co_await store().Drop(first, blocks);
   co_return absl::OkStatus();
+}
+
+Task<absl::Status> CacheDevice::ZeroBelow(const Call& call, uint64_t first, uint64_t blocks) {
+  absl::Status status =
+      co_await below().Zero(call, StartOf(first), EndOf(first + blocks - 1) - StartOf(first));
+  disk_->dirty = true;
+  co_return status;
+}
+
+// After a change of the disk below that has failed, nobody knows what is there. What is dirty goes
+// down later and is right then.
+Task<void> CacheDevice::DropClean(uint64_t first, uint64_t blocks) {
+  for (const uint64_t end = first + blocks; first < end;) {
+    const BlockStore::Run run = store().RunAt(first, end - first);
+    if (run.state == State::kPresent && !run.dirty) co_await store().Drop(first, run.blocks);
+    first += run.blocks;
+  }
 }
 
 Task<absl::Status> CacheDevice::DoTrim(const Call& call, uint64_t offset, uint64_t length) {
@@ -235,7 +264,9 @@ Task<absl::Status> CacheDevice::DoTrim(const Call& call, uint64_t offset, uint64
     if (IsWhole(offset, step)) {
       BLK_CO_RETURN_IF_ERROR(co_await TrimBlocks(call, first, blocks));
     } else if (store().RunAt(first, 1).state == State::kAbsent) {
-      BLK_CO_RETURN_IF_ERROR(co_await below().Trim(call, offset, step));
+      absl::Status status = co_await below().Trim(call, offset, step);
+      disk_->dirty = true;
+      BLK_CO_RETURN_IF_ERROR(status);
     }
     offset += step;
   }
@@ -247,12 +278,14 @@ Task<absl::Status> CacheDevice::TrimBlocks(const Call& call, uint64_t first, uin
   const uint64_t end = first + blocks;
   absl::Status status =
       co_await below().Trim(call, StartOf(first), EndOf(end - 1) - StartOf(first));
+  disk_->dirty = true;
   while (first < end) {
     const BlockStore::Run run = store().RunAt(first, end - first);
     if (run.state == State::kPresent && !run.dirty) {
       co_await store().Drop(first, run.blocks);
     } else if (run.state == State::kPresent && status.ok()) {
-      co_await store().SetZero(first, run.blocks);
+      // If that cannot be remembered, they go down as they are: a trim promises nothing.
+      (void)co_await store().SetZero(first, run.blocks);
     }
     first += run.blocks;
   }
@@ -269,7 +302,7 @@ Task<absl::Status> CacheDevice::WriteBack(const Call& call, uint64_t first, uint
     const BlockStore::Run run = store().RunAt(first, end - first);
     const uint64_t start = StartOf(first), bytes = EndOf(first + run.blocks - 1) - start;
     if (run.state == State::kZero) {
-      BLK_CO_RETURN_IF_ERROR(co_await below().Zero(plain, start, bytes));
+      BLK_CO_RETURN_IF_ERROR(co_await ZeroBelow(plain, first, run.blocks));
       co_await store().Drop(first, run.blocks);
     } else if (run.state == State::kPresent && run.dirty) {
       if (!buffer) buffer = Buffer(kPieceBytes);
@@ -312,20 +345,39 @@ Task<absl::Status> CacheDevice::WriteBackAll(const Call& call) {
 Task<absl::Status> CacheDevice::DoFlush(const Call& call) {
   if (shared_.config.mode == Mode::kUnsafe) co_return absl::OkStatus();
   BLK_CO_RETURN_IF_ERROR(co_await WriteBackAll(call));
-  co_return co_await below().Flush(call);
+  co_return co_await FlushBelow(call);
 }
 
-// A client that leaves without a flush has no promise, but what it wrote goes down if it can.
+// What went down did so through the connection of whoever brought it, maybe for others.
+Task<absl::Status> CacheDevice::FlushBelow(const Call& call) {
+  if (below().facts().multi_conn) co_return co_await below().Flush(call);
+  absl::Status status = co_await disk_->Flush(call, /*enough=*/false);
+  for (const FlushGroup::MemberPtr& other : shared_.disks.All())
+    if (other != disk_) status.Update(co_await other->Flush(call, /*enough=*/true));
+  if (shared_.lost)
+    status.Update(ErrnoErrorAsIs(EIO,
+                                 "cache: a client has left, and the disk below could not "
+                                 "flush what was written through its connection"));
+  co_return status;
+}
+
+// A client that leaves without a flush has no promise, but what it wrote goes down if it can. What
+// it brought down for others is flushed while that can be done.
 Task<absl::Status> CacheDevice::DoClose() {
   absl::Status status;
-  if (shared_.config.mode == Mode::kWriteBack && !facts().read_only) {
+  if (shared_.config.mode == Mode::kWriteBack && !facts().read_only)
     status = co_await WriteBackAll({});
-    if (!status.ok())
-      LogError(
-          absl::StrCat("cache: what was written is not all in the disk below: ", status.message()));
+  if (shared_.config.mode != Mode::kUnsafe && !below().facts().multi_conn) {
+    absl::Status flushed = co_await disk_->Flush({}, /*enough=*/true);
+    if (!flushed.ok()) shared_.lost = true;
+    status.Update(flushed);
   }
-  absl::Status closed = co_await below().Close();
-  status.Update(closed);
+  shared_.disks.Remove(disk_);
+  if (!status.ok()) {
+    LogError(
+        absl::StrCat("cache: what was written is not all in the disk below: ", status.message()));
+  }
+  status.Update(co_await disk_->Close());
   co_return status;
 }
 

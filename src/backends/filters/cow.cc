@@ -41,8 +41,7 @@ class CowDevice final : public StoredDevice {
     return MakeZero(call, offset, length);
   }
   Task<absl::Status> ZeroBlocks(const Call&, uint64_t first, uint64_t blocks) override {
-    co_await store().SetZero(first, blocks);
-    co_return absl::OkStatus();
+    return store().SetZero(first, blocks);
   }
   Task<absl::Status> DoCache(const Call& call, uint64_t offset, uint64_t length) override;
 

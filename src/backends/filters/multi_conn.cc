@@ -3,16 +3,12 @@
 //
 // Parallel-safe: the list of open devices and the dirty marks are locked for moments; a device that
 // is being flushed for another is not closed meanwhile.
-#include <algorithm>
 #include <cerrno>
-#include <list>
-#include <memory>
-#include <mutex>
 #include <optional>
 
+#include "src/backends/filters/flush_group.h"
 #include "src/backends/filters/request.h"
 #include "src/core/spec.h"
-#include "src/core/sync.h"
 
 namespace blk {
 namespace {
@@ -26,46 +22,19 @@ struct Config {
   bool by_name = false;
 };
 
-// One open device, as others see it.
-struct Member {
-  DevicePtr device;  // the one below
-  std::string export_name;
-  Mutex in_use;         // held while it is flushed for another, and to close it
-  bool closed = false;  // guarded by in_use
-  std::atomic<bool> dirty{false};
-};
-using MemberPtr = std::shared_ptr<Member>;
-
-class Members {
- public:
-  void Add(MemberPtr member) {
-    std::lock_guard lock(mutex_);
-    all_.push_back(std::move(member));
-  }
-  void Remove(const MemberPtr& member) {
-    std::lock_guard lock(mutex_);
-    std::erase(all_, member);
-  }
-  // Held while the marks of all are taken and acted upon.
-  Mutex& flushing() { return flushing_; }
-  std::vector<MemberPtr> All() const {
-    std::lock_guard lock(mutex_);
-    return all_;
-  }
-
- private:
-  mutable std::mutex mutex_;
-  std::vector<MemberPtr> all_;
-  Mutex flushing_;
+struct Shared {
+  Config config;
+  FlushGroup members;
+  Mutex flushing;  // held while the marks of all are taken and acted upon
 };
 
 class MultiConnDevice final : public RequestFilter {
  public:
-  MultiConnDevice(MemberPtr self, Facts facts, Members* members, const Config& config, bool emulate)
+  MultiConnDevice(FlushGroup::MemberPtr self, Facts facts, Shared* shared, bool emulate)
       : RequestFilter(self->device, std::move(facts)),
         self_(std::move(self)),
-        members_(*members),
-        config_(config),
+        shared_(*shared),
+        config_(shared->config),
         emulate_(emulate) {}
 
  protected:
@@ -80,10 +49,8 @@ class MultiConnDevice final : public RequestFilter {
   }
 
   Task<absl::Status> DoClose() override {
-    members_.Remove(self_);
-    MutexGuard guard = co_await self_->in_use.Lock();
-    self_->closed = true;
-    co_return co_await below().Close();
+    shared_.members.Remove(self_);
+    co_return co_await self_->Close();
   }
 
  private:
@@ -101,50 +68,42 @@ class MultiConnDevice final : public RequestFilter {
   }
 
   Task<absl::Status> FlushAll(Request request) {
-    std::vector<MemberPtr> targets = {self_};
-    if (emulate_ || config_.track == Track::kFast) targets = members_.All();
+    std::vector<FlushGroup::MemberPtr> targets = {self_};
+    if (emulate_ || config_.track == Track::kFast) targets = shared_.members.All();
     std::optional<MutexGuard> guard;
     if (config_.track == Track::kFast) {
-      guard.emplace(co_await members_.flushing().Lock());
+      guard.emplace(co_await shared_.flushing.Lock());
       // Any dirty one makes all need it; then all are clean.
       bool dirty = false;
-      for (const MemberPtr& one : targets) dirty = one->dirty.exchange(false) || dirty;
+      for (const FlushGroup::MemberPtr& one : targets) dirty = one->dirty.exchange(false) || dirty;
       if (!dirty) co_return absl::OkStatus();
       if (!emulate_) targets = {self_};
     }
     absl::Status status;
-    for (const MemberPtr& one : targets) {
+    for (const FlushGroup::MemberPtr& one : targets) {
       if (config_.by_name && one->export_name != self_->export_name) continue;
-      status.Update(co_await FlushOne(one, request));
+      status.Update(
+          co_await one->Flush(*request.call, /*enough=*/config_.track == Track::kConnection));
     }
     co_return status;
   }
 
-  // A mark that is gone says nothing before the flush that took it has ended: it may yet fail.
-  Task<absl::Status> FlushOne(MemberPtr one, Request request) {
-    MutexGuard guard = co_await one->in_use.Lock();
-    if (one->closed) co_return absl::OkStatus();
-    if (config_.track == Track::kConnection && !one->dirty.exchange(false))
-      co_return absl::OkStatus();
-    absl::Status status = co_await one->device->Flush(*request.call);
-    if (!status.ok()) one->dirty = true;
-    co_return status;
-  }
-
-  const MemberPtr self_;
-  Members& members_;
+  const FlushGroup::MemberPtr self_;
+  Shared& shared_;
   const Config& config_;
   const bool emulate_;
 };
 
 class MultiConnLayer final : public FilterLayer {
  public:
-  MultiConnLayer(LayerPtr below, Config config) : FilterLayer(std::move(below)), config_(config) {}
+  MultiConnLayer(LayerPtr below, Config config) : FilterLayer(std::move(below)) {
+    shared_.config = config;
+  }
 
  protected:
   absl::StatusOr<DevicePtr> Wrap(DevicePtr device, const OpenArgs& args) override {
     Facts facts = device->facts();
-    Mode mode = config_.mode;
+    Mode mode = shared_.config.mode;
     if (mode == Mode::kAuto) {
       mode = thread_model() == ThreadModel::kSerializeConnections ? Mode::kDisable
              : facts.multi_conn                                   ? Mode::kPlugin
@@ -154,17 +113,14 @@ class MultiConnLayer final : public FilterLayer {
       return ErrnoErrorAsIs(EINVAL,
                             "multi-conn-mode=emulate needs a disk below that can be flushed");
     if (mode != Mode::kPlugin) facts.multi_conn = mode != Mode::kDisable;
-    auto member = std::make_shared<Member>();
-    member->device = std::move(device);
-    member->export_name = args.export_name;
-    members_.Add(member);
-    return std::make_shared<MultiConnDevice>(std::move(member), std::move(facts), &members_,
-                                             config_, mode == Mode::kEmulate);
+    const bool emulate = mode == Mode::kEmulate;
+    return std::make_shared<MultiConnDevice>(
+        shared_.members.Add(std::move(device), args.export_name, emulate), std::move(facts),
+        &shared_, emulate);
   }
 
  private:
-  const Config config_;
-  Members members_;
+  Shared shared_;
 };
 
 }  // namespace

@@ -60,6 +60,9 @@ Task<absl::Status> ReadAll(Device* device, std::string* text) {
 Task<absl::Status> WriteText(Device* device, uint64_t offset, std::string text, uint32_t flags) {
   co_return co_await device->Write(Call().With(flags), offset, text);
 }
+Task<absl::Status> ZeroWith(Device* device, uint64_t offset, uint64_t length, uint32_t flags) {
+  co_return co_await device->Zero(Call().With(flags), offset, length);
+}
 Task<absl::Status> ZeroRange(Device* device, uint64_t offset, uint64_t length) {
   co_return co_await device->Zero({}, offset, length);
 }
@@ -178,16 +181,85 @@ TEST_CASE("cache: what the disk below refuses fails each flush until it is there
   CHECK(disk->bytes.substr(0, 4) == "lost");
 }
 
-TEST_CASE("cache: what write-through could not write is read from below again") {
-  auto disk = std::make_shared<Disk>(std::string(100'000, 'd'));
-  auto layer =
-      MakeFilter(CacheSpec(), {{"cache", "writethrough"}, {"cache-on-read", "true"}}, disk);
-  auto device = *OpenNow(*layer);
-  CHECK((Contents(device.get()) == disk->bytes));
-  disk->refused = EIO;
-  CHECK(ErrnoOf(OnLoop(WriteText, device.get(), 10, "xyz", 0u)) == EIO);
-  disk->bytes.replace(10, 3, "xyz");  // all the same it may be there
-  CHECK((Contents(device.get()) == disk->bytes));
+TEST_CASE("cache: what could not be written through is read from below again") {
+  for (const auto& [mode, flags] : {std::pair("writethrough", 0u), std::pair("writeback", kFua)}) {
+    INFO(mode);
+    auto disk = std::make_shared<Disk>(std::string(100'000, 'd'));
+    auto layer = MakeFilter(CacheSpec(), {{"cache", mode}, {"cache-on-read", "true"}}, disk);
+    auto device = *OpenNow(*layer);
+    CHECK((Contents(device.get()) == disk->bytes));
+    disk->refused = EIO;
+    CHECK(ErrnoOf(OnLoop(WriteText, device.get(), 10, "xyz", flags)) == EIO);
+    CHECK(ErrnoOf(OnLoop(ZeroWith, device.get(), 65536, 100'000 - 65536, flags)) == EIO);
+    disk->bytes.replace(10, 3, "xyz");  // all the same it may be there
+    disk->bytes.replace(70'000, 3, "xyz");
+    CHECK((Contents(device.get()) == disk->bytes));
+  }
+}
+
+// ---- Connections whose flushes do not cover each other
+
+struct Connection final : ArrayDevice {
+  static Facts ConnectionFacts() {
+    Facts facts = test::ArrayFacts(100'000);
+    facts.multi_conn = false;
+    return facts;
+  }
+  Connection() : ArrayDevice(ConnectionFacts()) {}
+  Task<absl::Status> DoWrite(const Call& call, uint64_t offset,
+                             std::span<const char> from) override {
+    unflushed = true;
+    return ArrayDevice::DoWrite(call, offset, from);
+  }
+  Task<absl::Status> DoFlush(const Call& call) override {
+    if (refused) return ErrnoError(refused, "the connection");
+    unflushed = false;
+    return ArrayDevice::DoFlush(call);
+  }
+  bool unflushed = false;
+  int refused = 0;
+};
+
+TEST_CASE("cache: a flush covers what went down through another client's connection") {
+  for (std::string mode : {"writeback", "writethrough"}) {
+    INFO(mode);
+    std::vector<std::shared_ptr<Connection>> disks;
+    auto below = std::make_shared<test::DeviceLayer>([&](const OpenArgs&) {
+      disks.push_back(std::make_shared<Connection>());
+      return absl::StatusOr<DevicePtr>(disks.back());
+    });
+    auto layer = MakeFilter(CacheSpec(), {{"cache", mode}}, below);
+    auto one = *OpenNow(*layer), two = *OpenNow(*layer), three = *OpenNow(*layer);
+    CHECK(one->facts().multi_conn);
+    CHECK(OnLoop(WriteText, one.get(), 0, "one", 0u).ok());
+    CHECK(OnLoop(Flush, two.get()).ok());  // brings it down in write-back, through its own
+    CHECK_FALSE((disks[0]->unflushed || disks[1]->unflushed));
+    // Who leaves takes nothing along that others count on.
+    CHECK(OnLoop(WriteText, one.get(), 0, "three", 0u).ok());
+    CHECK(OnLoop(Close, one.get()).ok());
+    CHECK_FALSE(disks[0]->unflushed);
+    CHECK(OnLoop(WriteText, two.get(), 0, "four", 0u).ok());
+    disks[1]->refused = EIO;
+    CHECK(ErrnoOf(OnLoop(Close, two.get())) == EIO);
+    for (int i = 0; i < 2; ++i) CHECK(ErrnoOf(OnLoop(Flush, three.get())) == EIO);
+    CHECK(ErrnoOf(OnLoop(Close, three.get())) == 0);
+  }
+}
+
+TEST_CASE("cache: what one client was told to be lost, each is told") {
+  std::vector<std::shared_ptr<Connection>> disks;
+  auto below = std::make_shared<test::DeviceLayer>([&](const OpenArgs&) {
+    disks.push_back(std::make_shared<Connection>());
+    return absl::StatusOr<DevicePtr>(disks.back());
+  });
+  auto layer = MakeFilter(CacheSpec(), {{"cache", "writethrough"}}, below);
+  auto one = *OpenNow(*layer), two = *OpenNow(*layer);
+  CHECK(OnLoop(WriteText, one.get(), 0, "one", 0u).ok());
+  disks[0]->refused = EIO;
+  CHECK(ErrnoOf(OnLoop(Flush, two.get())) == EIO);
+  disks[0]->refused = 0;  // a file of Linux says it once
+  CHECK(ErrnoOf(OnLoop(Flush, one.get())) == EIO);
+  CHECK(ErrnoOf(OnLoop(Flush, two.get())) == EIO);
 }
 
 // ---- Misses
@@ -426,7 +498,7 @@ Task<absl::Status> TryDirty(BlockStore* store) {
     BLK_CO_RETURN_IF_ERROR(store->Place(block).status());
     store->SetPresent(block, block != 4);
   }
-  co_await store->SetZero(10, 5);
+  BLK_CO_RETURN_IF_ERROR(co_await store->SetZero(10, 5));
   if (store->NextDirty(0) != 3 || store->NextDirty(4) != 10 || store->NextDirty(12) != 12 ||
       store->NextDirty(15) != 5000 || store->NextDirty(5001) != UINT64_MAX)
     co_return absl::InternalError("dirty");

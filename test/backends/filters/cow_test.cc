@@ -207,8 +207,8 @@ Task<absl::Status> TryStore(BlockStore* store) {
   };
   const uint64_t far = uint64_t{1} << 46;
   if (!is(far, State::kAbsent, 1'000'000)) co_return absl::InternalError("empty");
-  co_await store->SetZero(10, far);
-  co_await store->SetZero(5, 5);  // side by side: one range
+  BLK_CO_RETURN_IF_ERROR(co_await store->SetZero(10, far));
+  BLK_CO_RETURN_IF_ERROR(co_await store->SetZero(5, 5));  // side by side: one range
   if (!is(5, State::kZero, 1'000'000)) co_return absl::InternalError("zero");
   if (!is(0, State::kAbsent, 5)) co_return absl::InternalError("before");
   BLK_CO_RETURN_IF_ERROR(store->Place(100).status());
@@ -216,7 +216,7 @@ Task<absl::Status> TryStore(BlockStore* store) {
   store->SetPresent(100);
   if (!is(5, State::kZero, 95)) co_return absl::InternalError("before present");
   if (!is(100, State::kPresent, 1)) co_return absl::InternalError("present");
-  co_await store->SetZero(90, 20);
+  BLK_CO_RETURN_IF_ERROR(co_await store->SetZero(90, 20));
   if (!is(5, State::kZero, 1'000'000)) co_return absl::InternalError("zero again");
   if (!is(far + 9, State::kZero, 1)) co_return absl::InternalError("end");
   if (store->memory_bytes() > 10'000) co_return absl::InternalError("memory");
@@ -227,6 +227,24 @@ TEST_CASE("states of blocks, also of very many at once") {
   auto store = BlockStore::Create(4096);
   REQUIRE(store.ok());
   CHECK(OnLoop(TryStore, store->get()).message() == "");
+}
+
+Task<absl::Status> TryManyZeroes(BlockStore* store) {
+  for (uint64_t i = 0; i < 4; ++i) BLK_CO_RETURN_IF_ERROR(co_await store->SetZero(10 * i, 5));
+  BLK_CO_RETURN_IF_ERROR(store->Place(60).status());
+  store->SetPresent(60);
+  absl::Status status = co_await store->SetZero(60, 1);
+  if (ErrnoOf(status) != ENOSPC || store->RunAt(60, 1).state != BlockStore::State::kPresent)
+    co_return absl::InternalError("a fifth range");
+  BLK_CO_RETURN_IF_ERROR(co_await store->SetZero(35, 5));  // longer, but none more
+  BLK_CO_RETURN_IF_ERROR(co_await store->SetZero(15, 5));  // now there is one less
+  co_return co_await store->SetZero(60, 1);
+}
+
+TEST_CASE("ranges of zeroes are no more than the store may remember") {
+  auto store = BlockStore::Create(4096, 4);
+  REQUIRE(store.ok());
+  CHECK(OnLoop(TryManyZeroes, store->get()).message() == "");
 }
 
 Task<void> HoldShortly(RangeLock* lock, uint64_t first, uint64_t count, std::vector<int>* held,
