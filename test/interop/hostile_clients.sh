@@ -98,11 +98,11 @@ for _ in 1 2 3 4 5; do
   percent=$((among * 100 / alone))
   echo "alone $alone/s, among 1000 idle and 50 bad $among/s: $percent %; the server holds $((held_kib - before_kib)) KiB more"
   if [ $percent -gt $best ]; then best=$percent; fi
-  if [ "$best" -ge 90 ]; then break; fi
+  if [ "$best" -ge 90 ] || ! is_product; then break; fi
 done
-if [ "$best" -lt 90 ]; then fail "the honest client keeps only $best % of its speed"; fi
+if is_product && [ "$best" -lt 90 ]; then fail "the honest client keeps only $best % of its speed"; fi
 # 12 deaf ones hold 64 MiB each at most, the others their receive buffers.
-if [ $((held_kib - before_kib)) -gt $((1200 * 1024)) ]; then fail "strangers cost $((held_kib - before_kib)) KiB"; fi
+if is_product && [ $((held_kib - before_kib)) -gt $((1200 * 1024)) ]; then fail "strangers cost $((held_kib - before_kib)) KiB"; fi
 blk info "nbd+unix:///?socket=$tmp/socket" >/dev/null
 
 # Floods of valid requests: the honest client gets its share, with no more in flight than a client usually has. Clients
@@ -126,7 +126,7 @@ for floods in 1 4; do
     share=$((honest * 1000 / total))
     echo "beside $floods flooding clients: $honest of $total requests a second, $share in a thousand"
     if [ $share -gt $best ]; then best=$share; fi
-    if [ "$best" -ge $((800 / (floods + 1))) ]; then break; fi
+    if [ "$best" -ge $((800 / (floods + 1))) ] || ! is_product; then break; fi
   done
-  if [ "$best" -lt $((800 / (floods + 1))) ]; then fail "beside $floods floods the honest client gets $best in a thousand"; fi
+  if is_product && [ "$best" -lt $((800 / (floods + 1))) ]; then fail "beside $floods floods the honest client gets $best in a thousand"; fi
 done

@@ -25,6 +25,9 @@ end_background() {
 trap end_background EXIT
 trap 'printf "%s:%s: status %s from: %s\n" "$0" "$LINENO" "$?" "$BASH_COMMAND" >&"$terminal"' ERR
 
+# is_product: bounds of memory and speed are those of the product; a sanitizer's build needs more of both.
+is_product() { [ "${BLK_CONFIG-product}" = product ]; }
+
 # skip_unless WHAT COMMAND...: the script needs something of this machine that nobody can install: WHAT, e.g.
 # `skip_unless "/dev/fuse" test -w /dev/fuse`.
 skip_unless() {
