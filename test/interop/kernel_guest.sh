@@ -1,14 +1,14 @@
 #!/bin/bash
 # What only another kernel can show, in a virtual machine: the kernel's NBD client with several connections while the
-# server ends or dies, and disks that fail, vanish, have a quota or become read-only under it. BLK_KERNEL=FOLDER: with
-# boot/vmlinuz-* and lib/modules (/).
+# server ends or dies, and disks that fail, vanish or have a quota. BLK_KERNEL=FOLDER: with boot/vmlinuz-* and
+# lib/modules (/).
 # shellcheck source=test/interop/lib.sh
 . "$LIB"
 root=${BLK_KERNEL-/}
 kernel=$({ find "${root%/}/boot" -name 'vmlinuz-*' 2>/dev/null || true; } | sort -V | tail -n 1)
 skip_unless 'a kernel in /boot or BLK_KERNEL, and its modules' test -r "$kernel"
 version=${kernel##*/vmlinuz-}
-for program in qemu-system-x86_64 busybox cpio modprobe dmsetup nbd-client mkfs.xfs xfs_quota mke2fs; do
+for program in qemu-system-x86_64 busybox cpio modprobe dmsetup nbd-client mkfs.xfs xfs_quota; do
   skip_unless "$program, to try another kernel" command -v $program
 done
 skip_unless "the product, not a sanitizer's build" is_product
@@ -24,7 +24,7 @@ put() {
 }
 put "$(command -v blk)" /bin
 put "$(command -v busybox)" /bin
-for program in dmsetup nbd-client mkfs.xfs xfs_quota mke2fs; do put "$(command -v $program)" /sbin; done
+for program in dmsetup nbd-client mkfs.xfs xfs_quota; do put "$(command -v $program)" /sbin; done
 ln -s /proc/mounts guest/etc/mtab
 echo 'root:x:0:0:root:/:/bin/sh' >guest/etc/passwd
 number=10
