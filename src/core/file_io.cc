@@ -27,6 +27,7 @@ constexpr size_t kZeroBytes = 256 << 10;
 constexpr size_t kZeroVectorsMax = 16;
 constexpr int64_t kSlowWriteNs = 2'000'000;
 constexpr int kDistrustedWrites = 64;
+constexpr int64_t kTurnNs = 500'000;
 constexpr uint32_t kDirectBytes = 4096;  // suits every sector size in use
 constexpr int kEndOfFile = -1;           // beside errno values
 
@@ -118,6 +119,8 @@ FileIo::FileIo(int fd, std::string name) : fd_(fd), name_(std::move(name)) {
   } else if (IsInMemory(fd)) {
     reads_ = Reads::kMemory;  // knows no RWF_NOWAIT, and needs none
   }
+  struct stat file;
+  writes_in_turn_ = alignment_bytes_ == 1 && fstat(fd, &file) == 0 && S_ISREG(file.st_mode);
   LostWrites& lost = LostWrites::Get();
   std::lock_guard lock(lost.mutex);
   if (!lost.files.empty() && lost.files.contains(IdentityOf(fd))) sync_errno_ = EIO;
@@ -197,19 +200,103 @@ void FileIo::TimedWrite(int64_t took_ns) {
 
 // Writes to the page cache have no RWF_NOWAIT on ext4. They wait when too much is dirty or when
 // part of a page must be read first; that shows in the time they take.
+bool FileIo::InLine(size_t bytes) const {
+  return bytes <= kInLineBytesMax && alignment_bytes_ == 1 &&
+         distrusted_writes_.load(std::memory_order_relaxed) == 0;
+}
+
 Task<absl::Status> FileIo::WriteAt(uint64_t offset, std::span<const char> from) {
-  size_t done = 0;
-  if (from.size() <= kInLineBytesMax && alignment_bytes_ == 1 &&
-      distrusted_writes_.load(std::memory_order_relaxed) == 0) {
-    int64_t start_ns = NowNs();
-    ssize_t put = pwrite(fd_, from.data(), from.size(), static_cast<off_t>(offset));
-    int error = errno;
-    TimedWrite(NowNs() - start_ns);
-    if (put == static_cast<ssize_t>(from.size())) return absl::OkStatus();
-    if (put < 0 && error != EINTR) return WriteFailed("write", error, offset);
-    if (put > 0) done = static_cast<size_t>(put);
+  if (!InLine(from.size()) || !TryTurn())
+    return writes_in_turn_ ? WriteInTurn(offset, from) : WriteOffloaded(offset, from);
+  PendingWrite write{offset, from};
+  Make(&write);
+  if (!LeaveTurn()) MakeOthers(/*in_line=*/true);
+  return ResultOf(write);
+}
+
+absl::Status FileIo::ResultOf(const PendingWrite& write) const {
+  if (write.error == 0) return absl::OkStatus();
+  return WriteFailed("write", write.error, write.offset + write.done);
+}
+
+// The write is gone when this returns, if somebody waits for it.
+void FileIo::Make(PendingWrite* write) {
+  const int64_t start_ns = NowNs();
+  write->error = WriteAll(fd_, write->from.data(), write->from.size(), write->offset, &write->done);
+  TimedWrite(NowNs() - start_ns);
+  if (write->handle) write->loop->Post(write->handle);
+}
+
+// ---- Turns: one thread writes to a regular file, and makes the writes that others want meanwhile
+
+bool FileIo::TryTurn() {
+  if (!writes_in_turn_) return true;
+  std::lock_guard lock(turn_mutex_);
+  return !std::exchange(writing_, true);
+}
+
+// False: others wait, and it is still our turn.
+bool FileIo::LeaveTurn() {
+  if (!writes_in_turn_) return true;
+  std::lock_guard lock(turn_mutex_);
+  writing_ = !pending_.empty();
+  return !writing_;
+}
+
+// The turn stays ours. Null: nobody waits, and it has ended.
+FileIo::PendingWrite* FileIo::NextPending() {
+  std::lock_guard lock(turn_mutex_);
+  writing_ = !pending_.empty();
+  if (!writing_) return nullptr;
+  PendingWrite* next = pending_.front();
+  pending_.pop_front();
+  return next;
+}
+
+// True: it is our turn. False: another has made the write.
+struct FileIo::Turn {
+  FileIo* file;
+  PendingWrite* write;
+  bool await_ready() const { return file->TryTurn(); }
+  bool await_suspend(std::coroutine_handle<> handle) const {
+    std::lock_guard lock(file->turn_mutex_);
+    if (!std::exchange(file->writing_, true)) return false;
+    write->loop = Loop::Current();
+    write->handle = handle;
+    file->pending_.push_back(write);
+    return true;
   }
-  return WriteOffloaded(offset + done, from.subspan(done));
+  bool await_resume() const { return !write->handle || write->has_turn; }
+};
+
+Task<absl::Status> FileIo::WriteInTurn(uint64_t offset, std::span<const char> from) {
+  PendingWrite write{offset, from};
+  if (!co_await Turn{this, &write}) co_return ResultOf(write);
+  write.handle = nullptr;
+  if (InLine(from.size())) {
+    Make(&write);
+    MakeOthers(/*in_line=*/true);
+  } else {
+    co_await Loop::Current()->Offload([&] {
+      Make(&write);
+      MakeOthers(/*in_line=*/false);
+    });
+  }
+  co_return ResultOf(write);
+}
+
+// For a moment, since this thread has other work and our own write an answer to give; then the next
+// one has its turn.
+void FileIo::MakeOthers(bool in_line) {
+  const int64_t until_ns = NowNs() + kTurnNs;
+  while (PendingWrite* next = NextPending()) {
+    if ((!in_line || InLine(next->from.size())) && NowNs() < until_ns) {
+      Make(next);
+    } else {
+      next->has_turn = true;
+      return next->loop->Post(next->handle);
+    }
+  }
 }
 
 Task<absl::Status> FileIo::WriteOffloaded(uint64_t offset, std::span<const char> from) {

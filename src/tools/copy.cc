@@ -67,7 +67,9 @@ const ParamTable<CopyConfig>& CopyRows() {
                {.help = "smallest run of zeroes to find in data; 0: do not look", .letter = 'S'})
         .Param("synchronous", &C::synchronous, {.help = "one request at a time"})
         .Param("threads", &C::threads,
-               {.help = "event loops; 0: one for each processor", .letter = 'T', .min = "0"})
+               {.help = "event loops; 0: one for each processor, one if the target is a file",
+                .letter = 'T',
+                .min = "0"})
         .Param("verify", &C::verify, {.help = "read the target back and compare"});
     return &AddCommonOptions(*rows);
   }();
@@ -130,7 +132,7 @@ int CopyMain(std::span<const std::string> arguments) {
       (source->kind() == Endpoint::Kind::kStream || target->kind() == Endpoint::Kind::kStream))
     return fail(absl::InvalidArgumentError(
         "--resume needs two disks: a stream cannot be read again from the middle"));
-  LoopPool loops(LoopCount(config.synchronous ? 1 : config.threads));
+  LoopPool loops(CopyLoopCount(config.synchronous ? 1 : config.threads, *target));
   CopyJob job{.options = EngineOptions(config),
               .source = *std::move(source),
               .target = *std::move(target),

@@ -13,6 +13,7 @@
 #include "src/core/trace.h"
 #include "src/core/zeroes.h"
 #include "src/tools/copy_journal.h"
+#include "src/tools/tool.h"
 
 namespace blk {
 namespace {
@@ -242,6 +243,13 @@ Task<absl::Status> FromDisk(CopyJob* job, CopyProgress* progress) {
 }
 
 }  // namespace
+
+int CopyLoopCount(int wanted, const Endpoint& target) {
+  if (wanted > 0 || target.file().empty()) return LoopCount(wanted);
+  struct stat info;
+  const bool device = stat(target.file().c_str(), &info) == 0 && !S_ISREG(info.st_mode);
+  return device ? LoopCount(0) : 1;
+}
 
 Task<absl::Status> RunCopy(CopyJob* job) {
   if (job->shm) {

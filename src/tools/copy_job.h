@@ -26,6 +26,11 @@ struct CopyJob {
   std::function<absl::Status(Device* source, Device* target, CopyOptions* options)> opened = {};
 };
 
+// How many loops a copy runs on; `wanted`: what the user said, or 0. One when the target is a file:
+// one thread writes to a file at a time, and bytes that the same processor has just read are in its
+// cache (4 GiB, half holes, from file to file: 0.9 s of CPU on one loop, 2.6 on two).
+int CopyLoopCount(int wanted, const Endpoint& target);
+
 Task<absl::Status> RunCopy(CopyJob* job);
 
 }  // namespace blk

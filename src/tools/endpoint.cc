@@ -67,6 +67,7 @@ absl::StatusOr<Endpoint> Endpoint::Path(std::string path) {
                   .source = {.name = "file", .params = {{"file", std::move(path)}}},
                   .form = InlineSpec::Form::kPath};
   BLK_ASSIGN_OR_RETURN(endpoint.plan_, PlanSpec(AllSpecs(), spec));
+  endpoint.file_ = endpoint.plan_.path;
   return endpoint;
 }
 

@@ -266,7 +266,7 @@ absl::Status CopyBetween(CopyChoices choices, Endpoint source, Endpoint target) 
                               ? 1
                               : static_cast<int>(std::min<uint32_t>(choices.connections, threads));
   SetVerbose(choices.verbose);
-  LoopPool loops(connections);
+  LoopPool loops(std::min(connections, CopyLoopCount(static_cast<int>(choices.threads), target)));
   CopyJob job{.options = EngineOptions(choices, connections),
               .source = std::move(source),
               .target = std::move(target),

@@ -3,11 +3,15 @@
 #include <doctest/doctest.h>
 #include <sys/mman.h>
 
+#include <fstream>
+#include <iterator>
 #include <memory>
+#include <numeric>
 #include <vector>
 
 #include "src/core/loop.h"
 #include "src/core/scope.h"
+#include "test/support/full_disk.h"
 #include "test/temporary.h"
 
 namespace blk {
@@ -120,6 +124,48 @@ TEST_CASE("writing where there is no room is ENOSPC") {
   absl::Status status = pool.RunMain(WriteOne(&io, 0, "some bytes"));
   CHECK(ErrnoOf(status) == ENOSPC);
   CHECK(status.message() == "cannot write /dev/full at 0: No space left on device");
+}
+
+// Writes its own blocks of a file, in a stride; every tenth beyond what the file may grow to.
+Task<void> WriteStride(FileIo* io, int writer, int writers, int* failures) {
+  constexpr int kBlocks = 200, kBytes = 1000;
+  for (int i = 0; i < kBlocks; ++i) {
+    const bool too_far = i % 10 == 9;
+    std::string block(kBytes, static_cast<char>('a' + writer));
+    const uint64_t offset = (i * writers + writer) * kBytes + (too_far ? 100'000'000 : 0);
+    absl::Status status = co_await io->WriteAt(offset, block);
+    CHECK(ErrnoOf(status) == (too_far ? EFBIG : 0));
+    if (too_far) CHECK(status.message().find(std::to_string(offset)) != std::string::npos);
+    *failures += !status.ok();
+  }
+}
+Task<int> WriteStrides(FileIo* io, LoopPool* pool) {
+  constexpr int kWriters = 16;
+  int failures[kWriters] = {};
+  TaskScope scope;
+  for (int i = 0; i < kWriters; ++i)
+    scope.Spawn(RunOn(pool->Next(), WriteStride(io, i, kWriters, &failures[i])));
+  co_await scope.Join();
+  co_return std::accumulate(std::begin(failures), std::end(failures), 0);
+}
+
+TEST_CASE("writers on many loops take turns, and each gets its own result") {
+  TemporaryDirectory dir;
+  std::string path = dir.Write("file", "");
+  {
+    test::FullDisk full(50'000'000);
+    FileIo io(OpenForTest(path, O_RDWR), path);
+    LoopPool pool(4);
+    CHECK(pool.RunMain(WriteStrides(&io, &pool)) == 16 * 20);
+  }
+  std::ifstream file(path);
+  std::string text((std::istreambuf_iterator<char>(file)), {});
+  REQUIRE(text.size() >= 16 * 190 * 1000);
+  for (size_t at = 0; at < text.size(); ++at) {
+    const size_t block = at / 1000;
+    if (text[at] == (block / 16 % 10 == 9 ? '\0' : static_cast<char>('a' + block % 16))) continue;
+    FAIL("a wrong byte at ", at);
+  }
 }
 
 Task<void> SyncOne(FileIo* io, int* failures) {
