@@ -65,11 +65,15 @@ struct BlockSizes {
   friend bool operator==(const BlockSizes&, const BlockSizes&) = default;
 };
 
+// What the document has clients of a server do that says nothing.
+inline constexpr BlockSizes kAssumedBlockSizes = {1, 4096, 32 << 20};
+
 // A snapshot made when the device is opened; fixed except for the size (Device::size()).
 struct Facts {
   uint64_t size = 0;
   BlockSizes block;
-  bool block_is_advice = false;  // requests that are no multiples of block.minimum work, too
+  bool block_is_advice = false;   // requests that are no multiples of block.minimum work, too
+  bool block_is_assumed = false;  // nobody said what the disk wants: block is kAssumedBlockSizes
   bool read_only = false;
   bool rotational = false;
   bool flush = true;       // there is something to flush
@@ -79,6 +83,7 @@ struct Facts {
   bool fast_zero = false;  // kFastZero is answered truthfully
   bool extents = false;    // knows holes; else everything is reported as data
   Support fua = Support::kEmulate;
+  bool fua_by_flush = false;  // a request with FUA costs a flush, so one FUA for several is better
   Support cache = Support::kNone;
   bool multi_conn = false;         // a flush covers the completed writes of all connections
   bool shared_buffers_ok = false;  // reads each input byte once, never reads back its output

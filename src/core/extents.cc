@@ -7,8 +7,14 @@
 namespace blk {
 
 void ExtentList::Append(uint64_t length, uint64_t flags) {
-  length = std::min(length, end_ - std::min(next_, end_));
   if (length == 0 || capped_) return;
+  const uint64_t whole = length;
+  length = std::min(length, end_ - std::min(next_, end_));
+  if (length == 0) {
+    closed_ |= extents_.empty() || extents_.back().flags != flags;
+    if (!closed_) beyond_ += whole;
+    return;
+  }
   if (!extents_.empty() && extents_.back().flags == flags) {
     extents_.back().length += length;
   } else if (extents_.size() == extents_max_) {
@@ -18,13 +24,15 @@ void ExtentList::Append(uint64_t length, uint64_t flags) {
     extents_.push_back({length, flags});
   }
   next_ += length;
+  beyond_ = whole - length;
 }
 
 void ExtentList::Reset(uint64_t start, uint64_t length, size_t extents_max) {
   start_ = next_ = start;
   end_ = start + length;
   extents_max_ = extents_max;
-  capped_ = false;
+  beyond_ = 0;
+  capped_ = closed_ = false;
   extents_.clear();
 }
 

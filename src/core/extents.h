@@ -21,7 +21,8 @@ struct Extent {
 };
 
 // The answer to "what lies at [offset, offset + length)": consecutive extents from start().
-// Adjacent extents with equal flags are merged. Appending past the wanted end is cut there.
+// Adjacent extents with equal flags are merged. Appending past the wanted end is cut there; how far
+// the last extent went on is kept, since a client may be told (beyond()).
 class ExtentList {
  public:
   // No more than `extents_max` extents are kept; further appends are dropped (full() is then true).
@@ -33,6 +34,9 @@ class ExtentList {
   uint64_t start() const { return start_; }
   uint64_t next() const { return next_; }  // offset after the last extent
   uint64_t end() const { return end_; }    // wanted end
+  // How far the last extent goes on after end(), as far as somebody has said; 0 before that.
+  uint64_t beyond() const { return beyond_; }
+  uint64_t reach() const { return next_ + beyond_; }  // offset after all that is known
   // Nothing more is taken: the range is covered, or the list is as long as was allowed.
   bool full() const { return next_ >= end_ || capped_; }
   // How many more extents fit: what a list for a part of the same question need not exceed.
@@ -47,8 +51,10 @@ class ExtentList {
 
  private:
   uint64_t start_, end_, next_;
+  uint64_t beyond_ = 0;
   size_t extents_max_;
   bool capped_ = false;
+  bool closed_ = false;  // the extent that goes on after end_ has ended
   std::vector<Extent> extents_;
 };
 

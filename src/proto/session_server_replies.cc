@@ -170,13 +170,10 @@ bool ServerSession::ReplySparse(const Request& request, std::span<const iovec> s
 void ServerSession::ReplyStatusChunk(const Request& request, const ExtentList& list, uint32_t id,
                                      bool done) {
   const bool wide = options_.style == ReplyStyle::kExtended;
-  // 32-bit lengths: a longer extent ends the list early; the client asks again from there.
-  constexpr uint64_t kNarrowMax = 0xffffffff & ~uint64_t{limits::kPreferredBlockBytes - 1};
-  size_t count = list.size();
-  if (!wide) {
-    for (size_t i = 0; i < count; ++i)
-      if (list.extents()[i].length > kNarrowMax) count = i + 1;
-  }
+  // An extent is no longer than the request, whose length fits; what goes on after it may not.
+  const uint64_t length_max =
+      wide ? UINT64_MAX : UINT32_MAX - UINT32_MAX % device_->facts().block.minimum;
+  const size_t count = list.size();
   size_t payload = wide ? kBlockStatusExtHeaderBytes + count * kBlockStatusExtExtentBytes
                         : kBlockStatusHeaderBytes + count * kBlockStatusExtentBytes;
   char header[kExtendedReplyBytes];
@@ -193,12 +190,18 @@ void ServerSession::ReplyStatusChunk(const Request& request, const ExtentList& l
     at += kBlockStatusHeaderBytes;
   }
   for (size_t i = 0; i < count; ++i) {
-    const Extent& extent = list.extents()[i];
+    Extent extent = list.extents()[i];
+    // Without REQ_ONE the last extent may go on after the range, and saves a question.
+    if (i + 1 == count && !(request.flags & kCmdFlagReqOne)) {
+      const uint64_t longest =
+          extent.length + std::min(list.beyond(), device_->size() - list.next());
+      extent.length = std::max(extent.length, std::min(longest, length_max));
+    }
     if (wide) {
       StoreBlockStatusExtExtent(at, extent.length, extent.flags);
       at += kBlockStatusExtExtentBytes;
     } else {
-      StoreBlockStatusExtent(at, static_cast<uint32_t>(std::min(extent.length, kNarrowMax)),
+      StoreBlockStatusExtent(at, static_cast<uint32_t>(extent.length),
                              static_cast<uint32_t>(extent.flags));
       at += kBlockStatusExtentBytes;
     }

@@ -1,6 +1,6 @@
 #pragma once
-// Reading from a device whatever its block sizes are, for filters that let their clients read any
-// bytes. Parallel-safe; spans and the call live until the Task has completed.
+// Using a device in other units than it wants or knows: reads of any bytes, extents of whole
+// blocks. For filters. Parallel-safe; spans and the call live until the Task has completed.
 #include "src/core/device.h"
 
 namespace blk {
@@ -13,5 +13,11 @@ inline Task<absl::Status> ReadUnaligned(Device* device, const Call& call, uint64
                                         std::span<char> into) {
   return ReadUnaligned(device, call, offset, into, device->facts().block);
 }
+
+// As Device::Extents, in whole blocks of `block` bytes: one that lies in several extents of the
+// device has the flags that they all have. Asks for at most `length_max`, a multiple of `block`, at
+// a time. The list may begin and end inside a block; beyond() tells where that ends.
+Task<absl::Status> AlignedExtents(Device* device, const Call& call, std::string_view context,
+                                  uint64_t block, uint64_t length_max, ExtentList* list);
 
 }  // namespace blk

@@ -33,9 +33,12 @@ class BlockSizeDevice final : public Filter {
       : Filter(below, MakeFacts(*below, limits)), limits_(limits), lock_(*lock) {}
 
  private:
+  // Those who write whole blocks need not wait for each other.
   auto Lock(uint64_t offset, uint64_t length) {
     const uint64_t first = offset / limits_.block;
-    return lock_.Lock(first, (offset + length - 1) / limits_.block - first + 1);
+    const uint64_t count = (offset + length - 1) / limits_.block - first + 1;
+    const bool whole = (offset | length) % limits_.block == 0;
+    return whole ? lock_.LockShared(first, count) : lock_.Lock(first, count);
   }
 
  protected:
@@ -48,12 +51,12 @@ class BlockSizeDevice final : public Filter {
   }
   Task<absl::Status> DoWrite(const Call& call, uint64_t offset,
                              std::span<const char> from) override {
-    return Change(call, offset, from.size(), from.data());
+    return ChangeStable(call, offset, from.size(), from.data());
   }
   Task<absl::Status> DoZero(const Call& call, uint64_t offset, uint64_t length) override {
     if ((call.flags & kFastZero) && (offset | length) % limits_.block != 0)
       return ErrnoErrorAsIs(EOPNOTSUPP, "zeroing part of a block is no faster than writing");
-    return Change(call, offset, length, nullptr);
+    return ChangeStable(call, offset, length, nullptr);
   }
   // A trim is advice: what is not whole blocks is left alone.
   Task<absl::Status> DoTrim(const Call& call, uint64_t offset, uint64_t length) override {
@@ -71,13 +74,7 @@ class BlockSizeDevice final : public Filter {
   }
   Task<absl::Status> DoExtents(const Call& call, std::string_view context,
                                ExtentList* list) override {
-    const uint64_t begin = RoundDown(list->next());
-    const uint64_t length = std::min(RoundUp(list->end()) - begin, limits_.length);
-    ExtentList whole(begin, length, std::max<size_t>(list->room(), 1));
-    BLK_CO_RETURN_IF_ERROR(co_await below().Extents(call, context, &whole));
-    ExtentList part = Window(whole, list->next(), list->end() - list->next(), 0);
-    for (const Extent& extent : part.extents()) list->Append(extent.length, extent.flags);
-    co_return absl::OkStatus();
+    return AlignedExtents(&below(), call, context, limits_.block, limits_.length, list);
   }
 
  private:
@@ -86,7 +83,7 @@ class BlockSizeDevice final : public Filter {
     facts.size = below.size() / limits.block * limits.block;
     facts.block.minimum = 1;
     facts.block.preferred = std::max(facts.block.preferred, static_cast<uint32_t>(limits.block));
-    facts.block.maximum = limits::kRequestBytesMax;
+    facts.block.maximum = UINT32_MAX;  // whatever is sent is cut
     return facts;
   }
   uint64_t RoundDown(uint64_t offset) const { return offset / limits_.block * limits_.block; }
@@ -94,6 +91,16 @@ class BlockSizeDevice final : public Filter {
   Task<absl::Status> SlowRead(const Call& call, uint64_t offset, std::span<char> into,
                               BlockSizes sizes) {
     co_return co_await ReadUnaligned(&below(), call, offset, into, sizes);
+  }
+
+  // One flush for all pieces, where each piece with FUA would cost one.
+  Task<absl::Status> ChangeStable(Call call, uint64_t offset, uint64_t length, const char* data) {
+    const Facts& below_facts = below().facts();
+    const bool native = below_facts.fua == Support::kNative && !below_facts.fua_by_flush;
+    if (!(call.flags & kFua) || native) co_return co_await Change(call, offset, length, data);
+    call.flags &= ~kFua;
+    BLK_CO_RETURN_IF_ERROR(co_await Change(call, offset, length, data));
+    co_return co_await below().Flush(call.With(0));
   }
 
   // Writes `data`, or zeroes without data.
@@ -171,8 +178,7 @@ absl::StatusOr<LayerPtr> MakeBlockSize(Config config, LayerPtr below) {
 
 struct PolicyConfig {
   bool refuse = false;
-  std::optional<Size> minimum, preferred, maximum;
-  std::optional<uint64_t> write_disconnect;
+  std::optional<Size> minimum, preferred, maximum, write_disconnect;
 };
 
 class PolicyDevice final : public Filter {
@@ -180,7 +186,7 @@ class PolicyDevice final : public Filter {
   PolicyDevice(DevicePtr below, const PolicyConfig& config, Session* session)
       : Filter(below, MakeFacts(*below, config), /*passes_data=*/true),
         refuse_(config.refuse),
-        disconnect_bytes_(config.write_disconnect.value_or(UINT64_MAX)),
+        disconnect_bytes_(config.write_disconnect.value_or(Size{UINT64_MAX}).bytes),
         session_(session) {}
 
  protected:

@@ -1,6 +1,7 @@
 #pragma once
-// RangeLock: one holder at a time of each number in a range, for block numbers. First come, first
-// served among those that overlap; ranges that do not overlap never wait for each other.
+// RangeLock: one holder at a time of each number in a range, for block numbers, or several that
+// share it. First come, first served among those that overlap; ranges that do not overlap never
+// wait for each other.
 //
 // Owner: whoever shares it; outlives all holders and waiters. Threads: any loop; a waiter resumes
 // on its own. Cannot be cancelled: bound the work that is done while holding. A coroutine that
@@ -21,6 +22,10 @@ class RangeLock {
     uint64_t first, count;
     Loop* loop;                      // of the waiter
     std::coroutine_handle<> waiter;  // null: holds the range
+    bool shared;
+    bool Excludes(const Entry& other) const {
+      return !(shared && other.shared) && Overlaps(other.first, other.count);
+    }
     bool Overlaps(uint64_t other_first, uint64_t other_count) const {
       return first < other_first + other_count && other_first < first + count;
     }
@@ -43,26 +48,33 @@ class RangeLock {
     Entries::iterator entry_;
   };
 
-  // `RangeLock::Guard guard = co_await lock.Lock(first, count);` [first, first + count), no
-  // overflow.
-  auto Lock(uint64_t first, uint64_t count) {
+ private:
+  auto Wait(uint64_t first, uint64_t count, bool shared) {
     struct Awaiter {
       RangeLock* lock;
       uint64_t first, count;
+      bool shared;
       Entries::iterator entry;
       bool await_ready() const noexcept { return false; }
       bool await_suspend(std::coroutine_handle<> handle) {
         std::lock_guard guard(lock->mutex_);
-        bool free = lock->IsFree(lock->entries_.end(), first, count);
         entry = lock->entries_.insert(lock->entries_.end(),
-                                      {first, count, Loop::Current(), free ? nullptr : handle});
-        return !free;
+                                      {first, count, Loop::Current(), handle, shared});
+        if (!lock->IsFree(entry)) return true;
+        entry->waiter = nullptr;
+        return false;
       }
       Guard await_resume() const { return Guard(lock, entry); }
     };
-    return Awaiter{this, first, count, {}};
+    return Awaiter{this, first, count, shared, {}};
   }
 
+ public:
+  // `RangeLock::Guard guard = co_await lock.Lock(first, count);` [first, first + count), no
+  // overflow.
+  auto Lock(uint64_t first, uint64_t count) { return Wait(first, count, /*shared=*/false); }
+  // Together with others that share it, apart from those that do not.
+  auto LockShared(uint64_t first, uint64_t count) { return Wait(first, count, /*shared=*/true); }
   // How much of the range, from its beginning, nobody holds or waits for at this moment.
   uint64_t FreeBefore(uint64_t first, uint64_t count) {
     std::lock_guard guard(mutex_);
@@ -72,11 +84,10 @@ class RangeLock {
   }
 
  private:
-  // Nobody who came before `end` holds or waits for part of the range.
-  bool IsFree(Entries::iterator end, uint64_t first, uint64_t count) {
-    return std::none_of(entries_.begin(), end, [first, count](const Entry& entry) {
-      return entry.Overlaps(first, count);
-    });
+  // Nobody who came before keeps it out.
+  bool IsFree(Entries::iterator wanted) {
+    return std::none_of(entries_.begin(), wanted,
+                        [&](const Entry& entry) { return entry.Excludes(*wanted); });
   }
 
   void Release(Entries::iterator released) {
@@ -85,8 +96,7 @@ class RangeLock {
     auto next = entries_.erase(released);
     for (; next != entries_.end(); ++next) {
       if (!next->waiter || !next->Overlaps(first, count)) continue;
-      if (IsFree(next, next->first, next->count))
-        next->loop->Post(std::exchange(next->waiter, nullptr));
+      if (IsFree(next)) next->loop->Post(std::exchange(next->waiter, nullptr));
     }
   }
 

@@ -11,7 +11,9 @@ namespace {
 constexpr int64_t kSleepNsMax = INT64_MAX / 4;  // 73 years: added to a clock it still fits
 
 Facts WithFua(Facts facts) {
-  if (facts.fua == Support::kEmulate) facts.fua = Support::kNative;
+  if (facts.fua != Support::kEmulate) return facts;
+  facts.fua = Support::kNative;
+  facts.fua_by_flush = true;
   return facts;
 }
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "src/backends/filters/aligned_io.h"
 #include "src/backends/filters/wrap_layer.h"
 #include "src/core/buffer.h"
 #include "src/core/spec.h"
@@ -49,8 +50,14 @@ class SwabDevice final : public Filter {
     SwapBytes(bits_, from.data(), swapped.data(), from.size());
     co_return co_await below().Write(call, offset, swapped.span());
   }
+  Task<absl::Status> DoExtents(const Call& call, std::string_view context,
+                               ExtentList* list) override {
+    return AlignedExtents(&below(), call, context, facts().block.minimum, kLengthMax, list);
+  }
 
  private:
+  static constexpr uint64_t kLengthMax = uint64_t{1} << 62;
+
   // The door refuses what is no whole words.
   static Facts MakeFacts(const Device& below, int bits) {
     const uint32_t bytes = static_cast<uint32_t>(bits) / 8;

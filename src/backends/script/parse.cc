@@ -118,7 +118,7 @@ absl::StatusOr<std::vector<ExportEntry>> ReadExports(std::string_view text) {
     for (std::string_view line : lines) exports.push_back({std::string(line), ""});
     return exports;
   }
-  if (lines.size() % 2 != 0) return Unexpected("a description for each export", text);
+  if (lines.size() % 2 != 0) lines.push_back("");  // the last description may be left out
   const size_t count = lines.size() / 2;
   for (size_t i = 0; i < count; ++i) {
     exports.push_back(
@@ -145,7 +145,7 @@ absl::Status ReadExtents(std::string_view text, ExtentList* list) {
     next = offset->bytes + length->bytes;
     if (offset->bytes > list->next() && !list->full())
       return Unexpected(absl::StrCat("an extent that begins by ", list->next()), line);
-    if (*next > list->next()) list->Append(*next - list->next(), *type);
+    if (*next > list->reach()) list->Append(*next - list->reach(), *type);
   }
   if (list->empty())
     return Unexpected(absl::StrCat("at least one extent beyond offset ", list->next()), text);

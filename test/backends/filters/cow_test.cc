@@ -276,5 +276,33 @@ TEST_CASE("ranges that overlap are held one after the other, and everyone comes"
   CHECK(OnLoop(HoldMany, &lock) == 0);
 }
 
+Task<void> HoldShared(RangeLock* lock, int* together, int* most) {
+  RangeLock::Guard guard = co_await lock->LockShared(1, 5);
+  *most = std::max(*most, ++*together);
+  co_await Yield();
+  --*together;
+}
+Task<void> HoldAlone(RangeLock* lock, const int* together, int* others) {
+  RangeLock::Guard guard = co_await lock->Lock(3, 1);
+  co_await Yield();
+  *others += *together;
+}
+
+Task<std::pair<int, int>> HoldBoth(RangeLock* lock) {
+  int together = 0, most = 0, others = 0;
+  TaskScope scope;
+  for (int i = 0; i < 12; ++i) {
+    scope.Spawn(HoldShared(lock, &together, &most));
+    if (i % 4 == 3) scope.Spawn(HoldAlone(lock, &together, &others));
+  }
+  co_await scope.Join();
+  co_return std::pair(most, others);
+}
+
+TEST_CASE("who shares a range holds it together, and apart from who does not") {
+  RangeLock lock;
+  CHECK(OnLoop(HoldBoth, &lock) == std::pair(4, 0));
+}
+
 }  // namespace
 }  // namespace blk

@@ -127,6 +127,43 @@ TEST_CASE("swab swaps words, both ways") {
   CHECK(swapped("64") == "76543210hgfedcba");
 }
 
+// ---- extents of whole blocks
+
+// Says one extent at a time: holes are [1024, 9216).
+class OneExtentDevice final : public ArrayDevice {
+ public:
+  explicit OneExtentDevice(uint64_t size) : ArrayDevice(test::ArrayFacts(size)) {}
+
+ protected:
+  Task<absl::Status> DoExtents(const Call&, std::string_view, ExtentList* list) override {
+    const uint64_t at = list->next();
+    const uint64_t end = at < 1024 ? 1024 : at < 9216 ? 9216 : size();
+    list->Append(end - at, at >= 1024 && at < 9216 ? kExtentHoleZero : kExtentData);
+    return absl::OkStatus();
+  }
+};
+
+Task<ExtentList> ExtentsAt(Device* device, uint64_t offset, uint64_t length) {
+  ExtentList list(offset, length);
+  BLK_CHECK((co_await device->Extents({}, kBaseAllocation, &list)).ok());
+  co_return list;
+}
+
+TEST_CASE("blocksize and swab tell extents of whole blocks, and how far the last goes on") {
+  auto array = std::make_shared<OneExtentDevice>(16 << 10);
+  auto blocks = OpenFilter(BlockSizeSpec(), {{"minblock", "4K"}}, array);
+  CHECK(Extents(blocks->get()) ==
+        std::vector<Extent>{{4096, kExtentData}, {4096, kExtentHoleZero}, {8192, kExtentData}});
+  ExtentList inside = OnLoop(ExtentsAt, blocks->get(), uint64_t{4097}, uint64_t{10});
+  CHECK(inside.extents() == std::vector<Extent>{{10, kExtentHoleZero}});
+  CHECK(inside.reach() == 8192);
+  ExtentList across = OnLoop(ExtentsAt, blocks->get(), uint64_t{4095}, uint64_t{2});
+  CHECK(across.front() == Extent{1, kExtentData});
+  auto words =
+      OpenFilter(SwabSpec(), {{"swab-bits", "64"}}, std::make_shared<OneExtentDevice>(9217));
+  CHECK(Extents(words->get()) == std::vector<Extent>{{1024, kExtentData}, {8192, kExtentHoleZero}});
+}
+
 // ---- protect
 
 TEST_CASE("protect refuses changes, and only them") {

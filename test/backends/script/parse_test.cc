@@ -52,7 +52,8 @@ TEST_CASE("script parse: exports in each of the ways to print them") {
   REQUIRE(halves.size() == 2);
   CHECK(halves[0].description == "first");
   CHECK(halves[1].name == "b");
-  CHECK_FALSE(ReadExports("INTERLEAVED\na\n").ok());
+  CHECK(ReadExports("INTERLEAVED\na\n").value()[0].description.empty());
+  CHECK(ReadExports("NAMES+DESCRIPTIONS\na\nb\nfirst\n").value()[0].description == "first");
 }
 
 TEST_CASE("script parse: extents from before the offset to beyond the end") {
@@ -61,6 +62,7 @@ TEST_CASE("script parse: extents from before the offset to beyond the end") {
   REQUIRE(list.size() == 2);
   CHECK(list.extents()[0] == Extent{1048, kExtentHoleZero});
   CHECK(list.extents()[1] == Extent{1952, kExtentData});
+  CHECK(list.reach() == (1 << 20) + 2048);
   ExtentList numbers = ListFor(0, 10);
   REQUIRE(ReadExtents("0 5 3\n5 5 0\n", &numbers).ok());
   CHECK(numbers.extents()[0].flags == kExtentHoleZero);
