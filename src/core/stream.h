@@ -21,6 +21,8 @@ struct Peer {
   socklen_t address_bytes = 0;           // 0: no socket (stdin, simulated)
   int64_t pid = -1, uid = -1, gid = -1;  // Unix sockets
   std::string text;                      // "unix", "127.0.0.1:1234", for logs
+  // Over TLS, of the certificate that it showed: whose it is and who says so (RFC 4514).
+  std::string tls_subject = {}, tls_issuer = {};
 };
 
 class Stream {

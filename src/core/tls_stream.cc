@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "src/core/buffer.h"
 #include "src/core/limits.h"
@@ -32,6 +33,17 @@ absl::Status SslFailure(SSL* ssl, bool handshaking) {
   return ErrnoErrorAsIs(is_alert || handshaking ? EPERM : EPROTO, absl::StrCat("TLS: ", text));
 }
 
+// RFC 4514: the innermost part first, as in `CN=host,O=Example,C=US`.
+std::string NameText(const X509_NAME* name) {
+  const tls::Handle<BIO, BIO_free_all> memory(BIO_new(BIO_s_mem()));
+  char* text = nullptr;
+  if (!memory ||
+      X509_NAME_print_ex(memory.get(), name, 0, XN_FLAG_RFC2253 & ~ASN1_STRFLGS_ESC_MSB) < 0)
+    return "";
+  const long size = BIO_get_mem_data(memory.get(), &text);
+  return std::string(text, static_cast<size_t>(size));
+}
+
 bool IsAddress(const std::string& host) {
   unsigned char unused[16];
   return inet_pton(AF_INET, host.c_str(), unused) == 1 ||
@@ -52,9 +64,10 @@ class TlsStream final : public Stream {
   void ShutdownWrite() override;
   void ShutdownRead() override { below_->ShutdownRead(); }
   void Cancel() override { below_->Cancel(); }
-  const Peer& peer() const override { return below_->peer(); }
+  const Peer& peer() const override { return peer_ ? *peer_ : below_->peer(); }
 
  private:
+  void NamePeer();
   static const BIO_METHOD* Method();
   static int TakeInput(BIO* bio, char* into, size_t size, size_t* got);
   static int PutOutput(BIO* bio, const char* from, size_t size, size_t* put);
@@ -79,6 +92,7 @@ class TlsStream final : public Stream {
   size_t input_begin_ = 0, input_end_ = 0;
   Buffer output_;  // made when needed, so that an idle connection has none
   size_t output_bytes_ = 0;
+  std::optional<Peer> peer_;  // with its names, after the handshake
   bool sending_ = false;
   bool input_ended_ = false;  // the stream below
   bool ended_ = false;        // the TLS one
@@ -184,10 +198,20 @@ Task<absl::Status> TlsStream::Handshake() {
     if (result == 1 || !failure_.ok()) break;
     if (absl::Status status = co_await Receive(); !status.ok()) failure_ = status;
   }
+  if (failure_.ok()) NamePeer();
   if (failure_.ok())
     LogDebug("TLS with ", peer().text, ": ", SSL_get_version(ssl_.get()), " ",
              SSL_get_cipher_name(ssl_.get()), context_->uses_psk() ? ", pre-shared key" : "");
   co_return failure_;
+}
+
+// A client is asked for a certificate only where it is verified.
+void TlsStream::NamePeer() {
+  peer_ = below_->peer();
+  const tls::Handle<X509, X509_free> certificate(SSL_get1_peer_certificate(ssl_.get()));
+  if (!certificate) return;
+  peer_->tls_subject = NameText(X509_get_subject_name(certificate.get()));
+  peer_->tls_issuer = NameText(X509_get_issuer_name(certificate.get()));
 }
 
 size_t TlsStream::Decrypt(std::span<char> into) {

@@ -44,3 +44,14 @@ expect_equal "$(fallback --run "blk info --size \"$secure\"")" 2097152 'the disk
 size=$(fallback --run 'blk info --size "$uri"')
 if [ "$size" -ge 65536 ]; then fail "a client without TLS gets a disk of $size bytes"; fi
 expect_match "$(fallback --run 'nbdcopy "$uri" -')" 'TLS'
+
+# ip: by the names in a client's certificate.
+blk tls init pki >/dev/null
+named() {
+  timeout 60 blk serve --tls=require --tls-certificates=pki --tls-verify-peer --filter=ip memory 1M "$@" deny=all \
+    --run 'nbdinfo --size "$uri"'
+}
+subject=$(openssl x509 -in pki/client-cert.pem -noout -subject -nameopt RFC2253 | cut -d= -f2-)
+expect_equal "$(named "allow=dn:$subject")" 1048576 'a client whose certificate names it'
+expect_equal "$(named 'allow=issuer-dn:CN=*')" 1048576 'a client whose certificate names its issuer'
+expect_status 1 named allow=dn:CN=nobody,O=else >/dev/null 2>error.txt

@@ -2,6 +2,7 @@
 //
 // The allow list is looked at first, then the deny list; who is in neither is let in.
 #include <arpa/inet.h>
+#include <fnmatch.h>
 #include <linux/vm_sockets.h>
 #include <sys/socket.h>
 
@@ -14,11 +15,25 @@
 namespace blk {
 
 struct PeerRule {
-  enum Kind { kAny, kIp, kUnix, kPid, kUid, kGid, kVsock, kVsockCid, kVsockPort } kind = kAny;
+  enum Kind {
+    kAny,
+    kIp,
+    kUnix,
+    kPid,
+    kUid,
+    kGid,
+    kVsock,
+    kVsockCid,
+    kVsockPort,
+    kSubject,
+    kIssuer
+  } kind = kAny;
   int family = 0;  // kIp
   unsigned char address[16] = {};
   unsigned prefix_bits = 0;  // of the address that must be equal
   int64_t number = 0;        // the kinds with a number
+  std::string pattern = {};  // kSubject, kIssuer: with wildcards, as the shell has them
+  bool wants_tls() const { return kind == kSubject || kind == kIssuer; }
 };
 // Those of one `allow=` or `deny=`.
 struct PeerRules {
@@ -37,7 +52,8 @@ absl::StatusOr<PeerRule> ParseAddress(std::string_view text) {
     return absl::InvalidArgumentError(
         absl::StrCat("\"", text,
                      "\" is no rule: give any, anyipv4, anyipv6, anyunix, anyvsock, an address, "
-                     "ADDRESS/BITS, pid:, uid:, gid:, vsock-cid: or vsock-port:"));
+                     "ADDRESS/BITS, pid:, uid:, gid:, vsock-cid:, vsock-port:, dn: or "
+                     "issuer-dn:"));
   rule.prefix_bits = rule.family == AF_INET ? 32 : 128;
   if (slash != std::string_view::npos) {
     BLK_ASSIGN_OR_RETURN(uint64_t bits, ParseUnsigned(text.substr(slash + 1), 0, rule.prefix_bits));
@@ -54,6 +70,12 @@ absl::StatusOr<PeerRule> ParseRule(std::string_view text) {
     return PeerRule{.kind = PeerRule::kIp, .family = AF_INET};
   if (text == "allipv6" || text == "anyipv6")
     return PeerRule{.kind = PeerRule::kIp, .family = AF_INET6};
+  for (const auto& [prefix, kind] :
+       {std::pair<std::string_view, PeerRule::Kind>{"dn:", PeerRule::kSubject},
+        {"issuer-dn:", PeerRule::kIssuer}}) {
+    if (text.starts_with(prefix))
+      return PeerRule{.kind = kind, .pattern = std::string(text.substr(prefix.size()))};
+  }
   constexpr std::pair<std::string_view, PeerRule::Kind> kNumbered[] = {
       {"pid:", PeerRule::kPid},
       {"uid:", PeerRule::kUid},
@@ -75,9 +97,11 @@ struct ParamValue<PeerRules> {
   static constexpr std::string_view kType = "peers", kWord = "RULE[,RULE...]";
   static absl::StatusOr<PeerRules> Parse(std::string_view text) {
     PeerRules list{{}, std::string(text)};
-    for (std::string_view one : absl::StrSplit(text, ',')) {
+    // The names in certificates have commas of their own.
+    const bool names = text.starts_with("dn:") || text.starts_with("issuer-dn:");
+    for (std::string_view one : absl::StrSplit(text, names ? '\0' : ',')) {
       BLK_ASSIGN_OR_RETURN(PeerRule rule, ParseRule(one));
-      list.rules.push_back(rule);
+      list.rules.push_back(std::move(rule));
     }
     return list;
   }
@@ -110,6 +134,10 @@ bool MatchesIp(const PeerRule& rule, const Peer& peer) {
   return rule.family == AF_INET6 && SamePrefix(rule.address, &address.sin6_addr, rule.prefix_bits);
 }
 
+bool NameMatches(const std::string& pattern, const std::string& name) {
+  return !name.empty() && fnmatch(pattern.c_str(), name.c_str(), 0) == 0;
+}
+
 bool Matches(const PeerRule& rule, const Peer& peer) {
   const int family = peer.address_bytes == 0 ? AF_UNSPEC : peer.address.ss_family;
   const bool is_unix = family == AF_UNIX, is_vsock = family == AF_VSOCK;
@@ -133,6 +161,10 @@ bool Matches(const PeerRule& rule, const Peer& peer) {
       return is_vsock && vsock.svm_cid == rule.number;
     case PeerRule::kVsockPort:
       return is_vsock && vsock.svm_port == rule.number;
+    case PeerRule::kSubject:
+      return NameMatches(rule.pattern, peer.tls_subject);
+    case PeerRule::kIssuer:
+      return NameMatches(rule.pattern, peer.tls_issuer);
   }
   return false;
 }
@@ -144,19 +176,42 @@ bool MatchesAny(const std::vector<PeerRules>& lists, const Peer& peer) {
   return false;
 }
 
+bool WantsTls(const std::vector<PeerRules>& lists) {
+  for (const PeerRules& list : lists)
+    for (const PeerRule& rule : list.rules)
+      if (rule.wants_tls()) return true;
+  return false;
+}
+
 class IpLayer final : public FilterLayer {
  public:
   IpLayer(LayerPtr below, Config config)
-      : FilterLayer(std::move(below)), config_(std::move(config)) {}
+      : FilterLayer(std::move(below)),
+        config_(std::move(config)),
+        wants_tls_(WantsTls(config_.allow) || WantsTls(config_.deny)) {}
 
   Task<absl::Status> Preconnect(const Peer& peer) override {
-    if (!MatchesAny(config_.allow, peer) && MatchesAny(config_.deny, peer))
-      return ErrnoErrorAsIs(EPERM, absl::StrCat("the client ", peer.text, " is not permitted"));
+    // What a certificate says is known later.
+    if (!wants_tls_) BLK_RETURN_IF_ERROR(Check(peer));
     return below().Preconnect(peer);
+  }
+  Task<absl::StatusOr<ExportList>> ListExports(const OpenArgs& args) override {
+    if (wants_tls_ && args.peer) BLK_RETURN_IF_ERROR(Check(*args.peer));
+    return below().ListExports(args);
+  }
+  Task<absl::StatusOr<DevicePtr>> Open(OpenArgs args) override {
+    if (wants_tls_ && args.peer) BLK_RETURN_IF_ERROR(Check(*args.peer));
+    return below().Open(std::move(args));
   }
 
  private:
+  absl::Status Check(const Peer& peer) const {
+    if (MatchesAny(config_.allow, peer) || !MatchesAny(config_.deny, peer)) return absl::OkStatus();
+    return ErrnoErrorAsIs(EPERM, absl::StrCat("the client ", peer.text, " is not permitted"));
+  }
+
   const Config config_;
+  const bool wants_tls_;
 };
 
 }  // namespace
@@ -168,8 +223,10 @@ const Spec& IpSpec() {
           .Param("deny", &Config::deny, {.help = "who of the others is not"})
           .Description(
               "A rule is any (all), anyipv4, anyipv6, anyunix, anyvsock, an IPv4 or IPv6 address, "
-              "ADDRESS/BITS, pid:N, uid:N, gid:N (of clients of a Unix socket), vsock-cid:N or "
-              "vsock-port:N.")
+              "ADDRESS/BITS, pid:N, uid:N, gid:N (of clients of a Unix socket), vsock-cid:N, "
+              "vsock-port:N, or with TLS dn:PATTERN or issuer-dn:PATTERN for the names in the "
+              "client's certificate (--tls-verify-peer), such as dn:*,O=Example,*; these two are a "
+              "parameter of their own.")
           .Example("ip(allow=127.0.0.1%2C::1,deny=all)+memory:64K")
           .Make([](Config config, LayerPtr below) -> absl::StatusOr<LayerPtr> {
             return std::make_shared<IpLayer>(std::move(below), std::move(config));
