@@ -7,6 +7,7 @@
 #include "src/backends/file/disk_file.h"
 #include "src/backends/one_device_layer.h"
 #include "src/core/spec.h"
+#include "src/core/trace.h"
 
 namespace blk {
 namespace {
@@ -26,6 +27,7 @@ class ExampleLayer final : public Layer {
     return absl::OkStatus();
   }
   Task<absl::StatusOr<DevicePtr>> Open(OpenArgs) override {
+    if (DebugFlag("example2.extra")) LogDebug("extra debugging: ", device_->size(), " bytes");
     return absl::StatusOr<DevicePtr>(device_);
   }
 

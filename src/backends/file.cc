@@ -147,9 +147,7 @@ class DirectoryLayer final : public Layer {
     int error = errno;
     closedir(directory);
     if (error) return ErrnoError(error, "cannot list the directory of exports");
-    std::sort(list.exports.begin(), list.exports.end(),
-              [](const ExportEntry& a, const ExportEntry& b) { return a.name < b.name; });
-    return list;
+    return list;  // in the order of the directory, as nbdkit has it
   }
 
   Config config_;
@@ -219,6 +217,7 @@ const Spec& FileSpec() {
           .Param("fd", &Config::fd, {.help = "the same, as an open descriptor of this number"})
           .Param("dir", &Config::dir,
                  {.help = "serve the files in this directory, by export name",
+                  .aliases = {"directory"},
                   .path = PathUse::kReadWrite})
           .Param("dirfd", &Config::dirfd, {.help = "the same, as an open descriptor"})
           .Param("cache", &Config::keep_in_page_cache, {{"default", true}, {"none", false}},

@@ -100,7 +100,8 @@ class InfoLayer final : public Layer {
         return std::make_shared<TextDevice>(args.export_name, true);
       case Mode::kBase64ExportName: {
         std::string bytes;
-        if (!absl::Base64Unescape(args.export_name, &bytes)) {
+        // Abseil would do without the padding at the end.
+        if (args.export_name.size() % 4 != 0 || !absl::Base64Unescape(args.export_name, &bytes)) {
           return ErrnoErrorAsIs(
               ENOENT, absl::StrCat("info: the export name '", absl::CHexEscape(args.export_name),
                                    "' is not base64"));

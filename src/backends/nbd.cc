@@ -233,8 +233,9 @@ const Spec& NbdSpec() {
   static const Spec& spec = *new Spec(
       BackendSpec<Config>("nbd", "an export of another NBD server")
           .Param("uri", &Config::uri, {.help = "NBD URI of the server", .magic = true})
-          .Param("socket", &Config::socket,
-                 {.help = "Unix socket", .word = "PATH", .path = PathUse::kReadWrite})
+          .Param(
+              "socket", &Config::socket,
+              {.help = "Unix socket", .word = "PATH", .path = PathUse::kReadWrite, .later = true})
           .Param("hostname", &Config::hostname, {.help = "TCP host"})
           .Param("port", &Config::port, {.help = "TCP or vsock port", .word = "PORT"})
           .Param("vsock", &Config::vsock, {.help = "vsock context id"})

@@ -94,6 +94,7 @@ Facts FactsOfExport(const nbd::ServerExport& e) {
   facts.block.preferred = e.block_sizes.preferred;
   facts.block.maximum = std::min(e.block_sizes.maximum, limits::kRequestBytesMax);
   facts.block.maximum -= facts.block.maximum % facts.block.minimum;
+  facts.block_is_assumed = !e.block_sizes_told;
   facts.read_only = e.flags & nbd::kFlagReadOnly;
   facts.rotational = e.flags & nbd::kFlagRotational;
   facts.flush = e.flags & nbd::kFlagSendFlush;

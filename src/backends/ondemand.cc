@@ -24,16 +24,18 @@
 namespace blk {
 namespace {
 
+constexpr std::string_view kDefaultName = "default";  // of the file of the export ""
 constexpr int64_t kLockLookNs = 50'000'000;
 
 struct Config : DiskRecipe {
   std::string dir;
   bool wait = false;
+  bool share = false;
 };
 
 // The file of an export name, which a client chose.
 absl::StatusOr<std::string> FileNameOf(const std::string& export_name) {
-  if (export_name.empty()) return "default";
+  if (export_name.empty()) return std::string(kDefaultName);
   const bool bad_byte = std::ranges::any_of(export_name, [](unsigned char byte) {
     return byte < ' ' || byte == '.' || byte == '/' || byte == ':';
   });
@@ -65,7 +67,8 @@ class OndemandLayer final : public Layer {
     if (folder == nullptr) co_return ErrnoError(errno, config_.dir);
     absl::Cleanup close = [folder] { closedir(folder); };
     while (dirent* entry = readdir(folder)) {
-      if (entry->d_name[0] != '.') list.exports.push_back({entry->d_name, ""});
+      const std::string name = entry->d_name;
+      if (name[0] != '.') list.exports.push_back({name == kDefaultName ? "" : name, ""});
     }
     std::ranges::sort(list.exports, {}, &ExportEntry::name);
     co_return list;
@@ -79,8 +82,9 @@ class OndemandLayer final : public Layer {
     co_await Loop::Current()->Offload(
         [&] { file = OpenDiskFile(AT_FDCWD, path, args.read_only, FileOptions()); });
     if (!file.ok()) co_return file.status();
-    BLK_CO_RETURN_IF_ERROR(co_await Lock(**file, name));
+    if (!config_.share) BLK_CO_RETURN_IF_ERROR(co_await Lock(**file, name));
     BLK_CO_ASSIGN_OR_RETURN(DevicePtr device, MakeFileDevice(*std::move(file), args.read_only));
+    if (config_.share) co_return device;
     co_return ForOneConnection(std::move(device));
   }
 
@@ -133,6 +137,7 @@ const Spec& OndemandSpec() {
                   .word = "DIR",
                   .path = PathUse::kReadWrite})
           .Param("wait", &Config::wait, {.help = "wait for a disk that another client has"})
+          .Param("share", &Config::share, {.help = "a disk may have several clients at a time"})
           .Param("type", &Config::type, {.help = "file system", .word = "FS"})
           .Param("label", &Config::label, {.help = "label of the file system"})
           .Param("command", &Config::command,

@@ -53,8 +53,8 @@ absl::StatusOr<const Spec*> FindSource(const Registry& registry, const InlineSpe
 // A plan in the making: layers, and a reader for each.
 class Planner {
  public:
-  explicit Planner(const Registry& registry, bool last_counts = false)
-      : registry_(registry), last_counts_(last_counts) {}
+  explicit Planner(const Registry& registry, bool old_rules = false)
+      : registry_(registry), old_rules_(old_rules) {}
 
   absl::Status AddFilter(const SpecWord& word) {
     BLK_ASSIGN_OR_RETURN(const Spec* spec, FindFilter(registry_, word.name));
@@ -100,7 +100,7 @@ class Planner {
     }
     plan_.layers.push_back({spec, spec->NewConfig()});
     readers_.emplace_back(spec->params(), plan_.layers.back().config.get(), spec->name());
-    if (last_counts_) readers_.back().LetLastCount();
+    if (old_rules_) readers_.back().UseOldRules();
     if (word.value) BLK_RETURN_IF_ERROR(readers_.back().GiveBare(*word.value));
     for (const auto& [key, value] : word.params)
       BLK_RETURN_IF_ERROR(readers_.back().Give(key, value));
@@ -132,7 +132,7 @@ class Planner {
   }
 
   const Registry& registry_;
-  const bool last_counts_;
+  const bool old_rules_;
   StackPlan plan_;
   std::deque<ParamReader> readers_;  // parallel to plan_.layers; they point into its configs
 };
@@ -141,6 +141,22 @@ class Planner {
 absl::Status Named(const Spec& spec, const absl::Status& status) {
   if (absl::StartsWith(status.message(), absl::StrCat(spec.name(), ":"))) return status;
   return Annotate(status, spec.name());
+}
+
+// From the backend outwards. The plan's configs are used up.
+using MadeLayers = std::vector<std::pair<LayerPtr, const Spec*>>;
+absl::StatusOr<MadeLayers> MakeLayers(const StackPlan& plan, const LayerHook& hook) {
+  MadeLayers made;
+  LayerPtr top;
+  for (auto layer = plan.layers.rbegin(); layer != plan.layers.rend(); ++layer) {
+    absl::StatusOr<LayerPtr> next =
+        layer->spec->MakeLayer(layer->config.get(), {.below = std::move(top), .named = {}});
+    if (!next.ok()) return Named(*layer->spec, next.status());
+    top = *std::move(next);
+    if (hook) top = hook(std::move(top), *layer->spec);
+    made.emplace_back(top, layer->spec);
+  }
+  return made;
 }
 
 }  // namespace
@@ -190,7 +206,7 @@ absl::StatusOr<StackPlan> PlanOldCommandLine(const Registry& registry,
                                              std::span<const std::string> filters,
                                              const std::string& backend,
                                              std::span<const std::string> words) {
-  Planner planner(registry, /*last_counts=*/true);
+  Planner planner(registry, /*old_rules=*/true);
   for (const std::string& filter : filters)
     BLK_RETURN_IF_ERROR(planner.AddFilter({.name = filter}));
   BLK_RETURN_IF_ERROR(planner.AddSpec({.filters = {}, .source = {.name = backend}}));
@@ -199,20 +215,19 @@ absl::StatusOr<StackPlan> PlanOldCommandLine(const Registry& registry,
 }
 
 absl::StatusOr<LayerPtr> BuildStack(StackPlan plan, const LayerHook& hook) {
-  std::vector<std::pair<LayerPtr, const Spec*>> made;
-  LayerPtr top;
-  for (auto layer = plan.layers.rbegin(); layer != plan.layers.rend(); ++layer) {
-    absl::StatusOr<LayerPtr> next =
-        layer->spec->MakeLayer(layer->config.get(), {.below = std::move(top), .named = {}});
-    if (!next.ok()) return Named(*layer->spec, next.status());
-    top = *std::move(next);
-    if (hook) top = hook(std::move(top), *layer->spec);
-    made.emplace_back(top, layer->spec);
-  }
+  BLK_ASSIGN_OR_RETURN(MadeLayers made, MakeLayers(plan, hook));
   for (const auto& [layer, spec] : made) {
     if (absl::Status ready = layer->Ready(); !ready.ok()) return Named(*spec, ready);
   }
-  return EnforceThreadModel(std::move(top));
+  return EnforceThreadModel(made.back().first);
+}
+
+absl::StatusOr<StackDump> DumpStack(StackPlan plan) {
+  BLK_ASSIGN_OR_RETURN(MadeLayers made, MakeLayers(plan, nullptr));
+  StackDump dump;
+  BLK_ASSIGN_OR_RETURN(dump.lines, made.front().first->DumpPlugin());
+  dump.model = made.back().first->thread_model();
+  return dump;
 }
 
 absl::StatusOr<LayerPtr> MakeStack(const Registry& registry, std::string_view text) {

@@ -66,6 +66,14 @@ using LayerHook = std::function<LayerPtr(LayerPtr layer, const Spec& spec)>;
 // layer's name before it, unless it begins with it already. The plan's configs are used up.
 absl::StatusOr<LayerPtr> BuildStack(StackPlan plan, const LayerHook& hook = nullptr);
 
+// What the layers of a plan have to say before they are used: lines of Layer::DumpPlugin() of the
+// backend, and the thread model of all.
+struct StackDump {
+  std::string lines;
+  ThreadModel model = ThreadModel::kParallel;
+};
+absl::StatusOr<StackDump> DumpStack(StackPlan plan);
+
 // PlanSpec and BuildStack in one.
 absl::StatusOr<LayerPtr> MakeStack(const Registry& registry, std::string_view text);
 

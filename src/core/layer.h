@@ -29,7 +29,8 @@ class ServerControl {
 class Session {
  public:
   virtual ~Session() = default;
-  enum class Disconnect { kSoft, kHard };  // after the replies in flight; at once
+  // Every later request is answered with ESHUTDOWN, until the client leaves; or at once.
+  enum class Disconnect { kSoft, kHard };
   virtual void RequestDisconnect(Disconnect how) = 0;
   virtual void ShutdownServer() = 0;
   // `work` is done when the client has left and all that it opened is closed. (It may open several
@@ -76,10 +77,9 @@ class Layer {
  public:
   virtual ~Layer() = default;
 
-  // Called instead of Ready() and all that follows: prints lines KEY=VALUE about what the
-  // parameters name, beyond what the Spec knows, to standard output (scripts have something to
-  // tell).
-  virtual absl::Status DumpPlugin() { return absl::OkStatus(); }
+  // Called instead of Ready() and all that follows, but for thread_model(): lines KEY=VALUE about
+  // what the parameters name, beyond what the Spec knows (scripts have something to tell).
+  virtual absl::StatusOr<std::string> DumpPlugin() { return std::string(); }
   // All parameters are in: check them together, open what must exist. Errors reach the terminal
   // before anything starts.
   virtual absl::Status Ready() { return absl::OkStatus(); }

@@ -1,8 +1,13 @@
 #include "src/core/param.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
+#include <cstdlib>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "src/core/suggest.h"
@@ -39,6 +44,15 @@ std::optional<std::pair<std::string_view, std::string_view>> SplitKeyValue(std::
   size_t equals = word.find('=');
   if (equals == std::string_view::npos || !IsKey(word.substr(0, equals))) return std::nullopt;
   return std::pair(word.substr(0, equals), word.substr(equals + 1));
+}
+
+absl::StatusOr<std::string> AbsolutePath(std::string_view path) {
+  if (absl::StartsWith(path, "/")) return std::string(path);
+  char* here = get_current_dir_name();
+  if (!here) return ErrnoError(errno, "the working directory");
+  std::string absolute = absl::StrCat(here, "/", path);
+  std::free(here);
+  return absolute;
 }
 
 bool ParamRow::Answers(std::string_view key) const {
@@ -121,8 +135,8 @@ absl::Status ParamReader::GiveBare(std::string_view value) {
 absl::Status ParamReader::GiveRow(const ParamRow& row, std::string_view value) {
   std::optional<std::string>& last = given_[static_cast<size_t>(&row - rows_->rows().data())];
   // Saying a switch again changes nothing; `-v -v` is a habit, not a slip.
-  bool harmless = row.repeatable || last_counts_ ||
-                  (style_ == Style::kOption && row.is_switch && last == value);
+  bool harmless =
+      row.repeatable || old_rules_ || (style_ == Style::kOption && row.is_switch && last == value);
   if (last && !harmless) {
     if (row.is_secret) return Fail(absl::StrCat(Show(row), " is given twice"));
     return Fail(absl::StrCat(Show(row), " is given twice: \"", *last, "\", then \"", value, "\""));
@@ -132,6 +146,11 @@ absl::Status ParamReader::GiveRow(const ParamRow& row, std::string_view value) {
                              row.name, "=", row.word));
   }
   last = std::string(row.is_secret ? "" : value);
+  std::string absolute;
+  if (row.info.later && !value.empty() && value[0] != '/') {
+    BLK_ASSIGN_OR_RETURN(absolute, AbsolutePath(value));
+    value = absolute;
+  }
   absl::Status set = row.set(config_, value);
   return Annotate(set, absl::StrCat(owner_, ": ", style_ == Style::kOption ? "--" : "", row.name));
 }
@@ -140,6 +159,9 @@ absl::Status ParamReader::Finish() const {
   for (size_t i = 0; i < given_.size(); ++i) {
     const ParamRow& row = rows_->rows()[i];
     if (!row.info.required || given_[i]) continue;
+    if (old_rules_)
+      return Fail(absl::StrCat("you must supply the ", row.name, "=<", row.word,
+                               "> parameter after the plugin name on the command line"));
     std::string how = absl::StrCat(style_ == Style::kOption ? "--" : "", row.name, "=", row.word);
     return Fail(absl::StrCat(Show(row), " is missing: give ", how,
                              row.info.magic ? absl::StrCat(" or just ", row.word) : ""));

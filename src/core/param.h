@@ -56,6 +56,8 @@ struct ParamInfo {
   std::optional<std::string> if_bare =
       {};  // options: `--name` alone means this value, others need `--name=VALUE`
   PathUse path = PathUse::kNone;
+  bool later = false;   // the path is looked at while running, where a server in the background has
+                        // another working directory: the value is made absolute when it is read
   bool hidden = false;  // works, but help does not show it
 };
 
@@ -84,6 +86,9 @@ bool IsKey(std::string_view text);
 
 // `key=value` split at the first `=`, or nothing if what stands before it is no key.
 std::optional<std::pair<std::string_view, std::string_view>> SplitKeyValue(std::string_view word);
+
+// `path` below the working directory of now, with nothing resolved; ENOENT when that was removed.
+absl::StatusOr<std::string> AbsolutePath(std::string_view path);
 
 class ParamRows {
  public:
@@ -123,8 +128,9 @@ class ParamReader {
   ParamReader(const ParamRows& rows, void* config, std::string owner,
               Style style = Style::kKeyValue);
 
-  // A value that is given again replaces the one before, instead of being refused.
-  void LetLastCount() { last_counts_ = true; }
+  // As nbdkit has it: a value that is given again replaces the one before, instead of being
+  // refused, and what is missing is said in its words.
+  void UseOldRules() { old_rules_ = true; }
 
   bool Knows(std::string_view key) const { return rows_->Find(key) != nullptr; }
   // Knows `key` and has room for (another) one: not yet given, or repeatable.
@@ -148,7 +154,7 @@ class ParamReader {
   void* config_;
   std::string owner_;
   Style style_;
-  bool last_counts_ = false;
+  bool old_rules_ = false;
   std::vector<std::optional<std::string>> given_;  // for each row, the value it got last
 };
 

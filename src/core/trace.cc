@@ -2,8 +2,10 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <string>
+#include <vector>
 
 namespace blk {
 namespace {
@@ -19,6 +21,28 @@ std::function<void(std::string_view)>& ErrorSink() {
 std::string& Prefix() {
   static std::string& prefix = *new std::string("blk: ");
   return prefix;
+}
+
+std::vector<std::string>& DebugFlags() {
+  static auto& flags = *new std::vector<std::string>;
+  return flags;
+}
+
+// What clients and programs say must not look like lines of ours.
+std::string Escaped(std::string_view text) {
+  constexpr std::string_view kControls = "\a\b\t\n\v\f\r", kLetters = "abtnvfr";
+  std::string result;
+  for (char c : text) {
+    const size_t control = kControls.find(c);
+    if (control != std::string_view::npos) {
+      result += {'\\', kLetters[control]};
+    } else if (static_cast<unsigned char>(c) < ' ' || c == 0x7f) {
+      absl::StrAppend(&result, "\\x", absl::Hex(static_cast<unsigned char>(c), absl::kZeroPad2));
+    } else {
+      result += c;
+    }
+  }
+  return result;
 }
 
 // One write(2), so that lines of several threads and processes do not mix.
@@ -45,7 +69,7 @@ void LogErrorFrom(std::string_view who, std::string_view message) {
   Emit(absl::StrCat(Prefix(), who, ": error: ", message));
 }
 void LogDebugFrom(std::string_view who, std::string_view message) {
-  if (Verbose()) Emit(absl::StrCat(Prefix(), who, ": debug: ", message));
+  if (Verbose()) Emit(absl::StrCat(Prefix(), who, ": debug: ", Escaped(message)));
 }
 void LogWarning(std::string_view message) {
   if (ErrorSink()) return ErrorSink()(absl::StrCat("warning: ", message));
@@ -55,6 +79,13 @@ void LogNote(std::string_view message) {
   if (ErrorSink()) return ErrorSink()(message);
   Emit(absl::StrCat(Prefix(), message));
 }
-void LogDebugLine(std::string_view message) { Emit(absl::StrCat(Prefix(), "debug: ", message)); }
+void LogDebugLine(std::string_view message) {
+  Emit(absl::StrCat(Prefix(), "debug: ", Escaped(message)));
+}
+
+void SetDebugFlag(std::string_view name) { DebugFlags().emplace_back(name); }
+bool DebugFlag(std::string_view name) {
+  return std::find(DebugFlags().begin(), DebugFlags().end(), name) != DebugFlags().end();
+}
 
 }  // namespace blk

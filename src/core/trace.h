@@ -1,6 +1,6 @@
 #pragma once
 // The log: errors, warnings and notes always, debug messages with -v. One line a call, to standard
-// error (or where a sink takes it). Any thread.
+// error (or where a sink takes it); control characters in debug messages are escaped. Any thread.
 #include <functional>
 #include <string_view>
 
@@ -17,6 +17,10 @@ void SetLogSink(std::function<void(std::string_view line)> sink);
 void SetErrorSink(std::function<void(std::string_view message)> sink);
 // "blk: " by default; "nbdkit: " under that name.
 void SetLogPrefix(std::string_view prefix);
+
+// What a developer wants to know more about, such as `example2.extra`: nbdkit's -D. Before threads.
+void SetDebugFlag(std::string_view name);
+bool DebugFlag(std::string_view name);
 
 void LogError(std::string_view message);
 // `who` stands before the message: the part of the program, the connection.

@@ -284,7 +284,7 @@ std::string FormatNumber(double value) {
 absl::StatusOr<Probability> ParseProbability(std::string_view text) {
   constexpr std::string_view kHint = "give a number from 0 to 1, a share like 25%, or N:M";
   double value = 0;
-  if (size_t colon = text.find(':'); colon != std::string_view::npos) {
+  if (size_t colon = text.find_first_of(":/"); colon != std::string_view::npos) {
     absl::StatusOr<uint64_t> part = ParseUnsigned(text.substr(0, colon));
     absl::StatusOr<uint64_t> all = ParseUnsigned(text.substr(colon + 1));
     if (!part.ok() || !all.ok() || *all == 0 || *part > *all)

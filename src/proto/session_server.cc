@@ -92,6 +92,8 @@ void ServerSession::StopReading() {
   if (waiting_for_room_) room_.Set();
 }
 
+void ServerSession::Refuse() { refusing_ = true; }
+
 void ServerSession::Abort() {
   stopping_ = true;
   stop_.request_stop();
@@ -267,6 +269,7 @@ Task<void> ServerSession::Drain() {
 // ---- Requests
 
 absl::Status ServerSession::Validate(const Request& request) const {
+  if (refusing_) return ErrnoErrorAsIs(ESHUTDOWN, "this client is no longer served");
   const bool in_arena = InArena(request);
   const uint16_t known = kCmdFlagFua | kCmdFlagNoHole | kCmdFlagDf | kCmdFlagReqOne |
                          kCmdFlagFastZero | kCmdFlagPayloadLen | (in_arena ? kCmdFlagArena : 0);

@@ -50,6 +50,8 @@ class ServerSession {
 
   // No further requests are read; those in flight are answered. From this loop.
   void StopReading();
+  // Answers each later request with ESHUTDOWN.
+  void Refuse();
   // Like StopReading(), but requests in flight are cancelled and their replies dropped.
   void Abort();
 
@@ -119,7 +121,7 @@ class ServerSession {
   size_t in_flight_ = 0;  // requests whose replies have not been sent
   Event room_;
   bool waiting_for_room_ = false;
-  bool stopping_ = false;
+  bool stopping_ = false, refusing_ = false;
   absl::Status send_failure_;
 
   Output pending_, sending_;

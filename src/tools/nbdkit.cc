@@ -52,17 +52,17 @@ std::string ShellQuote(std::string_view text) {
 
 // The command of --run. What it may want to know are variables of its shell, not of the
 // environment.
-Command RunCommandFor(const std::string& script, const ServeEndpoint& endpoint) {
+Command RunCommandFor(const NbdkitOptions& options, const ServeEndpoint& endpoint) {
   std::string port = endpoint.port ? absl::StrCat(endpoint.port) : "";
-  nbd::Uri uri = endpoint.uri;  // nbdkit's names no keys
-  uri.tls_certificates.clear();
-  uri.tls_psk_file.clear();
+  nbd::Uri uri = endpoint.uri;
   // By the name that certificates of this machine are made out to.
   if (absl::StartsWith(uri.host, "127.") || uri.host == "::1") uri.host = "localhost";
   return ShellCommand(absl::StrCat(
       "uri=", ShellQuote(uri.ToString()), "\nnbd=\"$uri\"\nexportname=",
       ShellQuote(endpoint.uri.export_name), "\nunixsocket=", ShellQuote(endpoint.unix_path),
-      "\nport=", ShellQuote(port), "\ntls=", endpoint.tls, "\n", script));
+      "\nport=", ShellQuote(port), "\ntls=", endpoint.tls,
+      "\ntls_certificates=", ShellQuote(options.tls_certificates.value_or("")),
+      "\ntls_psk=", ShellQuote(options.tls_psk.value_or("")), "\n", options.run));
 }
 
 // Prints as nbdkit does for what goes wrong before clients come.
@@ -80,7 +80,8 @@ bool CombinationIsRight(const NbdkitOptions& options) {
   const bool port = options.port.has_value(), unix_socket = options.unix_socket.has_value();
   return !((port && options.single) || (port && unix_socket) ||
            (options.single && options.has_run) || (options.single && unix_socket) ||
-           (options.single && options.vsock) || (unix_socket && options.vsock));
+           (options.single && options.vsock) || (options.single && options.dump_plugin) ||
+           (unix_socket && options.vsock));
 }
 
 // The TLS that the options mean, in *tls; an exit status when they cannot be had. As nbdkit, which
@@ -117,7 +118,7 @@ std::optional<int> PrepareTls(const NbdkitOptions& options, TlsConfig* tls) {
   return std::nullopt;
 }
 
-// -D: flags of the server are ours; those of plugins and filters have no meaning here.
+// -D: those of the log of calls are for us, others for who looks (DebugFlag).
 NbdkitTrace TraceOf(const NbdkitOptions& options, const NbdkitStack& stack) {
   NbdkitTrace trace;
   for (std::string_view flag : options.debug_flags) {
@@ -125,12 +126,20 @@ NbdkitTrace TraceOf(const NbdkitOptions& options, const NbdkitStack& stack) {
         absl::StrSplit(flag, absl::MaxSplits('=', 1)));
     if (name == "nbdkit.backend.controlpath") trace.control = value != "0";
     if (name == "nbdkit.backend.datapath") trace.data = value != "0";
-    std::string_view owner = name.substr(0, name.find('.'));
+    const std::string_view owner = name.substr(0, name.find('.'));
+    const std::string_view own_name = name.substr(owner.size() + 1);
     bool used = owner == "nbdkit" || owner == stack.plugin_name;
     for (const Spec* filter : stack.filters) used |= owner == filter->name();
-    if (!used)
-      std::fprintf(stderr, "nbdkit: warning: debug flag -D %s was not used\n",
-                   std::string(name).c_str());
+    const std::vector<std::string_view> known = absl::StrSplit(NbdkitDebugFlags(owner), ' ');
+    if (!used) {
+      Refuse(absl::StrCat("warning: debug flag -D ", name, " was not used"));
+    } else if (std::find(known.begin(), known.end(), own_name) == known.end()) {
+      Refuse(absl::StrCat("warning: -D ", name, ": ", owner,
+                          " does not contain a global variable called ", owner, "_debug_",
+                          absl::StrReplaceAll(own_name, {{".", "_"}})));
+    } else if (value != "0") {
+      SetDebugFlag(name);
+    }
   }
   return trace;
 }
@@ -155,6 +164,9 @@ absl::StatusOr<ServePlace> PlaceFor(const NbdkitOptions& options, std::vector<in
   ServePlace place;
   place.activated = std::move(activated);
   place.unix_socket = options.unix_socket;
+  // As nbdkit has it since 1.36, so that no port is taken that somebody else may want.
+  const bool anywhere = !options.unix_socket && !options.port && !options.address && !options.vsock;
+  if (options.has_run && anywhere) place.unix_socket = "-";
   place.private_prefix = "/tmp/nbdkit";
   place.keep_socket = true;
   place.port = options.port;
@@ -176,7 +188,7 @@ absl::StatusOr<ServePlace> PlaceFor(const NbdkitOptions& options, std::vector<in
 ServerOptions ServerOptionsFor(const NbdkitOptions& options, const NbdkitStack& stack) {
   ServerOptions server;
   server.name = stack.plugin_name;
-  server.read_only = options.read_only || stack.read_only;
+  server.read_only = options.read_only;
   server.keepalive = options.keepalive;
   // nbdkit wakes sleeping requests at once when it ends; real work is waited for in any case.
   server.stop_grace_ns = 1'000'000'000;
@@ -211,7 +223,7 @@ absl::StatusOr<Identity> IdentityFor(const NbdkitOptions& options) {
 }
 
 absl::StatusOr<ServePlan> PlanFor(const NbdkitOptions& options, const NbdkitStack& stack,
-                                  std::vector<int> activated) {
+                                  const NbdkitTrace& trace, std::vector<int> activated) {
   ServePlan plan;
   BLK_ASSIGN_OR_RETURN(std::vector<std::string> words,
                        ConfigWords(stack, std::span(options.words).subspan(1)));
@@ -226,20 +238,24 @@ absl::StatusOr<ServePlan> PlanFor(const NbdkitOptions& options, const NbdkitStac
     plan.server.handshake_seconds_max =
         static_cast<int>(std::chrono::ceil<std::chrono::seconds>(timeout).count());
   }
-  NbdkitTrace trace = TraceOf(options, stack);
   if (options.verbose) plan.layer_hook = MakeNbdkitTraceHook(trace, stack.plugin_name);
   plan.keep_errors = options.verbose;
   plan.log = options.log;
   plan.log_name = "nbdkit";
   plan.export_name = options.export_name;
   plan.print_uri = options.print_uri;
+  plan.uri_hints = [](const std::string& uri) {
+    const std::string quoted = ShellQuote(uri);
+    return absl::StrCat("Shell-quoted URI: ", quoted,
+                        "\nCommand to query the NBD endpoint:\n  nbdinfo ", quoted, "\n");
+  };
   plan.pidfile = options.pidfile;
   plan.keep_pidfile = true;
   plan.exit_with_parent = options.exit_with_parent;
   plan.lock_memory = options.swap;
   if (options.has_run) {
-    plan.run = [script = options.run](const ServeEndpoint& endpoint) {
-      return RunCommandFor(script, endpoint);
+    plan.run = [options](const ServeEndpoint& endpoint) {
+      return RunCommandFor(options, endpoint);
     };
     plan.wait_for_run = true;
     plan.run_ended = [](const ExitStatus& status) {
@@ -250,16 +266,33 @@ absl::StatusOr<ServePlan> PlanFor(const NbdkitOptions& options, const NbdkitStac
   return plan;
 }
 
-// What a plugin with these parameters, such as a script, has to say beyond its Spec.
-absl::Status DumpConfigured(const NbdkitOptions& options, const NbdkitStack& stack) {
-  BLK_ASSIGN_OR_RETURN(std::vector<std::string> words,
-                       ConfigWords(stack, std::span(options.words).subspan(1)));
-  BLK_ASSIGN_OR_RETURN(StackPlan plan,
-                       PlanOldCommandLine(AllSpecs(), {}, stack.plugin->name(), words));
-  std::fflush(stdout);
-  BLK_ASSIGN_OR_RETURN(LayerPtr layer,
-                       stack.plugin->MakeLayer(plan.layers.back().config.get(), {}));
-  return layer->DumpPlugin();
+// `PLUGIN [CONFIG...] --dump-plugin`
+int DumpPlugin(const NbdkitOptions& options, const NbdkitStack& stack) {
+  std::optional<StackDump> configured;
+  if (options.words.size() > 1) {
+    auto dump = [&]() -> absl::StatusOr<StackDump> {
+      BLK_ASSIGN_OR_RETURN(std::vector<std::string> words,
+                           ConfigWords(stack, std::span(options.words).subspan(1)));
+      BLK_ASSIGN_OR_RETURN(StackPlan plan, PlanOldCommandLine(AllSpecs(), options.filters,
+                                                              stack.plugin->name(), words));
+      return DumpStack(std::move(plan));
+    }();
+    if (!dump.ok()) return Fail(dump.status().message());
+    configured = *std::move(dump);
+  }
+  std::fputs(NbdkitDump(stack, configured ? &*configured : nullptr).c_str(), stdout);
+  return EXIT_SUCCESS;
+}
+
+// A script on standard input, which -s gives to the client.
+bool WantsStandardInput(const NbdkitOptions& options, const NbdkitStack& stack) {
+  if (stack.plugin->name() != "sh") return false;
+  return std::ranges::any_of(
+      options.words, [](const std::string& word) { return word == "-" || word == "script=-"; });
+}
+
+void LogEnvironment() {
+  for (char** entry = environ; *entry != nullptr; ++entry) LogDebug(*entry);
 }
 
 }  // namespace
@@ -284,19 +317,19 @@ int NbdkitMain(std::span<const std::string> arguments) {
   for (std::string& filter : options.filters) filter = NbdkitFilterName(filter);
   auto stack = FindNbdkitStack(options.filters, options.words[0]);
   if (!stack.ok()) return Refuse(stack.status().message());
-  if (options.help || options.version || options.dump_plugin) {
-    std::string text = options.help      ? NbdkitHelp(*stack)
-                       : options.version ? NbdkitVersions(*stack)
-                                         : NbdkitDump(*stack);
-    std::fputs(text.c_str(), stdout);
-    if (!options.dump_plugin || options.words.size() == 1) return EXIT_SUCCESS;
-    absl::Status dumped = DumpConfigured(options, *stack);
-    return dumped.ok() ? EXIT_SUCCESS : Fail(dumped.message());
+  if (options.help || options.version) {
+    std::fputs((options.help ? NbdkitHelp(*stack) : NbdkitVersions(*stack)).c_str(), stdout);
+    return EXIT_SUCCESS;
   }
   if (!CombinationIsRight(options))
     return Refuse(
         "--dump-plugin, -p, --run, -s, -U or --vsock options cannot be used in this combination");
-  auto plan = PlanFor(options, *stack, *std::move(activated));
+  const NbdkitTrace trace = TraceOf(options, *stack);
+  if (DebugFlag("nbdkit.environ")) LogEnvironment();
+  if (options.dump_plugin) return DumpPlugin(options, *stack);
+  if (options.single && WantsStandardInput(options, *stack))
+    return Fail("sh: a script on standard input cannot be used with -s, which serves there");
+  auto plan = PlanFor(options, *stack, trace, *std::move(activated));
   if (!plan.ok()) return Fail(plan.status().message());
   plan->parent = parent;
   plan->tls = tls;

@@ -1,8 +1,11 @@
 #include "src/tools/nbdkit_plugins.h"
 
+#include <algorithm>
 #include <climits>
 #include <cstdlib>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
@@ -18,6 +21,7 @@ struct PluginFacts {
   std::string_view name;
   std::string_view callbacks;  // has_X=1
   std::string_view lines;
+  std::string_view models = "";  // max_thread_model and thread_model, where no layer can tell yet
 };
 
 constexpr std::string_view kEverything =
@@ -27,6 +31,8 @@ constexpr std::string_view kEverything =
     "cache";
 constexpr std::string_view kMemory =
     "get_ready can_fast_zero can_fua can_multi_conn can_cache pwrite flush trim zero extents";
+
+constexpr std::string_view kOneAtATime = "serialize_all_requests serialize_all_requests";
 
 constexpr PluginFacts kPluginFacts[] = {
     {"memory", kMemory, "mlock=yes zstd=yes"},
@@ -47,13 +53,17 @@ constexpr PluginFacts kPluginFacts[] = {
     {"pattern", "can_multi_conn can_cache pwrite", ""},
     {"info", "close can_multi_conn can_cache", "info_address=yes info_base64=yes"},
     {"zero", "can_multi_conn can_cache", ""},
-    {"sh", kEverything, "max_known_status=8"},
-    {"eval", kEverything, "max_known_status=8"},
-    {"python", kEverything, "nbdkit_python_maximum_api_version=2"},
-    {"perl", kEverything, ""},
-    {"ruby", kEverything, ""},
-    {"lua", kEverything, ""},
-    {"tcl", kEverything, ""},
+    {"sh", kEverything, "max_known_status=8", "parallel parallel"},
+    {"eval", kEverything, "max_known_status=8", "parallel serialize_all_requests"},
+    {"python", kEverything, "nbdkit_python_maximum_api_version=2",
+     "parallel serialize_all_requests"},
+    {"perl", kEverything, "", kOneAtATime},
+    {"ruby", kEverything, "", kOneAtATime},
+    {"lua", kEverything, "", kOneAtATime},
+    {"tcl", kEverything, "", kOneAtATime},
+    {"example2", "unload dump_plugin close", "example2_extra=hello"},
+    {"example3", "dump_plugin close pwrite flush", "example3_extra=hello"},
+    {"example4", "dump_plugin pwrite", "example4_extra=hello"},
     {"floppy", "can_multi_conn can_cache", ""},
     {"iso", "get_ready can_multi_conn can_cache", ""},
     {"linuxdisk", "get_ready can_multi_conn can_cache", ""},
@@ -67,12 +77,33 @@ constexpr PluginFacts kPluginFacts[] = {
 // certain configuration.
 struct TeachingPlugin {
   std::string_view name, plugin, preset;
-  bool read_only;
 };
 constexpr TeachingPlugin kTeachingPlugins[] = {
-    {"example1", "memory", "size=100M", true},
-    {"example2", "file", "", true},
-    {"example3", "memory", "size=100M", false},
+    {"example3", "memory", "size=100M"},
+    {"example4", "memory", ""},
+};
+
+// What -D knows in nbdkit. Those that say nothing here are taken, and do nothing.
+constexpr std::pair<std::string_view, std::string_view> kDebugFlags[] = {
+    {"nbdkit", "backend.controlpath backend.datapath environ gdb tls.log tls.session"},
+    {"cache", "verbose"},
+    {"cacheextents", "cache"},
+    {"cow", "verbose"},
+    {"curl", "scripts times verbose verbose.ids worker"},
+    {"data", "AST dir"},
+    {"example2", "extra"},
+    {"extentlist", "lookup"},
+    {"file", "zero"},
+    {"ip", "rules"},
+    {"luks", "ivs"},
+    {"memory", "dir"},
+    {"nbd", "verbose"},
+    {"partitioning", "regions"},
+    {"protect", "write"},
+    {"rate", "bucket"},
+    {"spinning", "verbose"},
+    {"ssh", "log"},
+    {"sparse-random", "dir"},
 };
 
 PluginFacts FactsOf(std::string_view name) {
@@ -98,19 +129,25 @@ std::string OwnPath() {
   return text;
 }
 
+bool IsPlainName(std::string_view name) {
+  return std::all_of(name.begin(), name.end(),
+                     [](char c) { return absl::ascii_isalnum(c) || c == '-' || c == '_'; });
+}
+
 absl::Status NotFound(Spec::Kind kind, const std::string& name) {
-  const bool filter = kind == Spec::Kind::kFilter;
-  std::string_view what = filter ? "filter" : "plugin";
+  const std::string what = kind == Spec::Kind::kFilter ? "filter" : "plugin";
+  const bool path = absl::StrContains(name, '/');
   std::string why =
-      absl::StrContains(name, '/')
-          ? "shared libraries are not loaded; run it with the real nbdkit and serve its socket "
-            "with the plugin nbd"
-          : absl::StrCat("there is none of this name", DidYouMean(name, AllSpecs().Names(kind)));
-  std::string text = absl::StrCat("error: cannot open ", what, " '", name, "': ", why);
-  if (!filter)
-    absl::StrAppend(&text,
-                    "\nUse 'nbdkit --help' or read the nbdkit(1) manual page for documentation.");
-  return absl::NotFoundError(text);
+      path ? "shared libraries are not loaded; run it with the real nbdkit and serve its socket "
+             "with the plugin nbd"
+           : absl::StrCat("there is none of this name", DidYouMean(name, AllSpecs().Names(kind)));
+  std::string text =
+      absl::StrCat("error: cannot open ", what, " '", absl::CEscape(name), "': ", why);
+  if (!path && IsPlainName(name))
+    absl::StrAppend(&text, "\nThe real nbdkit may have it in a package nbdkit-", name, "-", what,
+                    " (Fedora) or nbdkit-", what, "-", name, " (Debian).");
+  return absl::NotFoundError(absl::StrCat(
+      text, "\nUse 'nbdkit --help' or read the nbdkit(1) manual page for documentation."));
 }
 
 std::string_view ThreadModelName(ThreadModel model) {
@@ -128,9 +165,12 @@ std::string_view ThreadModelName(ThreadModel model) {
 }
 
 // As far as it is known without configuration.
-ThreadModel ThreadModelOf(const Spec& plugin) {
+std::string ThreadModelsOf(const Spec& plugin, const PluginFacts& facts) {
+  if (!facts.models.empty()) return std::string(facts.models);
   auto layer = plugin.MakeLayer(plugin.NewConfig().get(), {});
-  return layer.ok() ? (*layer)->thread_model() : ThreadModel::kParallel;
+  const std::string_view model =
+      ThreadModelName(layer.ok() ? (*layer)->thread_model() : ThreadModel::kParallel);
+  return absl::StrCat(model, " ", model);
 }
 
 void AppendHelp(const Spec& spec, const std::string& name, std::string* text) {
@@ -157,7 +197,6 @@ absl::StatusOr<NbdkitStack> FindNbdkitStack(std::span<const std::string> filters
     if (example.name != plugin) continue;
     stack.plugin = AllSpecs().FindBackend(example.plugin);
     if (!example.preset.empty()) stack.presets.emplace_back(example.preset);
-    stack.read_only = example.read_only;
   }
   if (!stack.plugin) return NotFound(Spec::Kind::kBackend, plugin);
   for (const std::string& name : filters) {
@@ -181,13 +220,16 @@ std::string NbdkitVersions(const NbdkitStack& stack) {
   return absl::StrCat(text, stack.plugin_name, " ", kNbdkitVersion, "\n");
 }
 
-std::string NbdkitDump(const NbdkitStack& stack) {
+std::string NbdkitDump(const NbdkitStack& stack, const StackDump* configured) {
   const Spec& plugin = *stack.plugin;
-  const PluginFacts facts = FactsOf(plugin.name());
-  const std::string_view model = ThreadModelName(ThreadModelOf(plugin));
+  PluginFacts facts = FactsOf(stack.plugin_name);
+  if (facts.callbacks.empty()) facts = FactsOf(plugin.name());
+  auto [model_max, model] =
+      std::pair<std::string, std::string>(absl::StrSplit(ThreadModelsOf(plugin, facts), ' '));
+  if (configured) model = ThreadModelName(configured->model);
   std::string text =
       absl::StrCat("path=", OwnPath(), "\nname=", stack.plugin_name, "\nversion=", kNbdkitVersion,
-                   "\napi_version=2\nmax_thread_model=", model, "\nthread_model=", model,
+                   "\napi_version=2\nmax_thread_model=", model_max, "\nthread_model=", model,
                    "\nerrno_is_preserved=1\n");
   if (const ParamRow* magic = plugin.params().magic())
     absl::StrAppend(&text, "magic_config_key=", magic->name, "\n");
@@ -199,7 +241,19 @@ std::string NbdkitDump(const NbdkitStack& stack) {
     absl::StrAppend(&text, "has_", callback, "=1\n");
   for (std::string_view line : absl::StrSplit(facts.lines, ' ', absl::SkipEmpty()))
     absl::StrAppend(&text, line, "\n");
+  if (configured) absl::StrAppend(&text, configured->lines);
+  // Of the filters, the one nearest to the plugin first.
+  for (auto filter = stack.filters.rbegin(); filter != stack.filters.rend(); ++filter) {
+    const std::string name = NbdkitShownName(**filter);
+    absl::StrAppend(&text, name, "_path=", OwnPath(), "\n", name, "_name=", name, "\n");
+  }
   return text;
+}
+
+std::string_view NbdkitDebugFlags(std::string_view name) {
+  for (const auto& [owner, flags] : kDebugFlags)
+    if (owner == name) return flags;
+  return "";
 }
 
 }  // namespace blk

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "src/backends/registry.h"
+#include "src/backends/stack.h"
 
 namespace blk {
 
@@ -25,16 +26,19 @@ struct NbdkitStack {
   const Spec* plugin = nullptr;
   std::string plugin_name;           // as it was asked for
   std::vector<std::string> presets;  // configuration that comes before that of the command line
-  bool read_only = false;
 };
 
 // NotFound with nbdkit's words about a name that there is not.
 absl::StatusOr<NbdkitStack> FindNbdkitStack(std::span<const std::string> filters,
                                             const std::string& plugin);
 
-// `nbdkit PLUGIN --help`, `--version` and `--dump-plugin`.
+// `nbdkit PLUGIN --help`, `--version` and `--dump-plugin`; `configured` is null where no parameters
+// were given.
 std::string NbdkitHelp(const NbdkitStack& stack);
 std::string NbdkitVersions(const NbdkitStack& stack);
-std::string NbdkitDump(const NbdkitStack& stack);
+std::string NbdkitDump(const NbdkitStack& stack, const StackDump* configured);
+
+// The flags that -D has for a plugin, a filter or nbdkit itself, separated by spaces.
+std::string_view NbdkitDebugFlags(std::string_view name);
 
 }  // namespace blk

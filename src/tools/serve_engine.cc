@@ -11,6 +11,7 @@
 #include <cstdlib>
 
 #include "src/core/daemon.h"
+#include "src/core/descriptor.h"
 #include "src/core/trace.h"
 #include "src/tools/tool.h"
 
@@ -111,10 +112,24 @@ absl::Status Listen(const ServePlace& place, ServeEndpoint* endpoint) {
   return status;
 }
 
+// With --single, standard input and output are the client's: no program that is started, and
+// nothing that is printed, may use them.
+absl::Status TakeStandardStreams(Descriptor* input, Descriptor* output) {
+  input->Reset(fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
+  output->Reset(fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
+  if (!input->valid() || !output->valid())
+    return ErrnoError(errno, "--single: standard input and output");
+  const Descriptor null(open("/dev/null", O_RDWR | O_CLOEXEC));
+  if (!null.valid() || dup2(null.get(), STDIN_FILENO) < 0 || dup2(null.get(), STDOUT_FILENO) < 0)
+    return ErrnoError(errno, "cannot open /dev/null");
+  return absl::OkStatus();
+}
+
 // A server that is being started: what was made so far, in the order in which it goes again.
 struct Job {
   ServePlan plan;
   ServeEndpoint endpoint;
+  Descriptor single_input, single_output;
   LayerPtr layer;
   std::unique_ptr<Process> process;
   std::optional<SignalWatcher> signals;
@@ -155,9 +170,10 @@ Task<absl::Status> Serve(Job* job) {
   TaskScope scope;
   scope.Spawn(StopOnSignal(job, &server));
   for (int fd : job->endpoint.fds) server.Listen(fd);
-  if (plan.place.single) server.ServeOne(dup(STDIN_FILENO), dup(STDOUT_FILENO));
+  if (plan.place.single) server.ServeOne(job->single_input.Release(), job->single_output.Release());
   if (plan.print_uri) {
-    std::printf("%s\n", job->endpoint.uri.ToString().c_str());
+    const std::string uri = job->endpoint.uri.ToString();
+    std::printf("%s\n%s", uri.c_str(), plan.uri_hints ? plan.uri_hints(uri).c_str() : "");
     std::fflush(stdout);
   }
   absl::Status status = job->notifier->Ready();
@@ -200,6 +216,8 @@ absl::Status EnterSandboxOf(const Job& job, const SandboxRules& needs) {
 // From the layers to the moment before loops run.
 absl::Status Prepare(Job* job) {
   ServePlan& plan = job->plan;
+  if (plan.place.single)
+    BLK_RETURN_IF_ERROR(TakeStandardStreams(&job->single_input, &job->single_output));
   BLK_ASSIGN_OR_RETURN(job->layer, BuildStack(std::move(plan.stack), plan.layer_hook));
   BLK_ASSIGN_OR_RETURN(const ServerTls tls, PrepareServerTls(plan.tls));
   plan.server.tls = tls.context;

@@ -65,6 +65,7 @@ struct ServePlan {
   int loops = 0;            // 0: one for each processor
   std::string export_name;  // that the URI carries
   bool print_uri = false;
+  std::function<std::string(const std::string& uri)> uri_hints = nullptr;  // printed after it
 
   bool background = false;
   bool keep_errors = false;  // in the background: standard error stays open (nbdkit -v)

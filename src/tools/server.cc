@@ -44,6 +44,7 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
     if (device_ && server_.stopping() && !cut_off_) co_await FlushAtEnd();
     co_await CloseExport();
     co_await RunAtEnd();
+    if (greeted_) co_await SayGoodbye();
     if (!status.ok() && !server_.stopping()) {
       if (!server_.options_.name.empty()) Complain(status.message());
       LogDebug("connection ", number_, ": ended: ", status.message());
@@ -66,6 +67,8 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
 
   // ---- Session, for the layers
   void RequestDisconnect(Disconnect how) override {
+    if (how == Disconnect::kSoft && Loop::Current() == loop_ && session_)
+      return session_->Refuse();  // before the next request is looked at
     loop_->Spawn(DisconnectSoon(how == Disconnect::kHard));
   }
   void ShutdownServer() override { server_.Stop(); }
@@ -90,7 +93,9 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
     device_ = *std::move(device);
     nbd::ExportInfo info = DescribeExport(*device_, name);
     // nbdkit says nothing of sizes that no layer has asked for.
-    if (!server_.options_.name.empty() && device_->facts().block == BlockSizes{})
+    const Facts& facts = device_->facts();
+    const bool assumed = facts.block_is_assumed && facts.block == kAssumedBlockSizes;
+    if (!server_.options_.name.empty() && (assumed || facts.block == BlockSizes{}))
       info.announce_block_sizes = false;
     if (server_.options_.read_only) {
       info.flags = static_cast<uint16_t>((info.flags | nbd::kFlagReadOnly) &
@@ -150,6 +155,7 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
 
   Task<absl::Status> Serve() {
     BLK_CO_RETURN_IF_ERROR(co_await server_.exports_->Preconnect(stream_->peer()));
+    greeted_ = true;
     BufferedReader reader(stream_.get());
     stream_->KeepDescriptors(server_.options_.shm);
     Loop::TimerId timer = loop_->StartTimer(
@@ -160,10 +166,7 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
     auto handshake = co_await nbd::RunServerHandshake(reader, *this, server_.options_.handshake);
     loop_->CancelTimer(timer);
     stream_->KeepDescriptors(false);
-    if (!handshake.ok()) {
-      co_await SayGoodbye();
-      co_return handshake.status();
-    }
+    if (!handshake.ok()) co_return handshake.status();
     if (!handshake->transmission || server_.stopping()) co_return absl::OkStatus();
     if (!server_.options_.name.empty())  // the line that scripts look for
       LogDebug("newstyle negotiation: flags: export 0x", absl::Hex(handshake->export_info.flags));
@@ -186,12 +189,12 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
     session_ = &session;
     absl::Status status = co_await session.Run();
     session_ = nullptr;
-    co_await SayGoodbye();
     co_return status;
   }
 
-  // Over TLS the client's own goodbye is waited for: were it left unread, closing would reset the
-  // connection, and the client could lose our last words.
+  // When all is closed, so that a client that waits for it knows. Over TLS the client's own goodbye
+  // is waited for: were it left unread, closing would reset the connection, and the client could
+  // lose our last words.
   Task<void> SayGoodbye() {
     stream_->ShutdownWrite();
     if (server_.options_.tls && !server_.stopping()) co_await Drain(stream_.get());
@@ -211,7 +214,11 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
 
   Task<void> DisconnectSoon(bool hard) {
     co_await Yield();
-    Shutdown(hard);
+    if (!hard && session_) {
+      session_->Refuse();
+    } else {
+      Shutdown(hard);
+    }
   }
 
   OpenArgs MakeArgs(std::string name) {
@@ -230,6 +237,7 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
   DevicePtr device_;
   std::shared_ptr<Arena> arena_;
   nbd::ServerSession* session_ = nullptr;
+  bool greeted_ = false;
   bool cut_off_ = false;
 };
 

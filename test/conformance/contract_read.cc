@@ -182,7 +182,9 @@ void CheckFacts(Trial* trial) {
   trial->Expect(std::has_single_bit(block.preferred), "block.preferred is no power of two");
   trial->Expect(block.minimum <= block.preferred && block.preferred <= block.maximum,
                 "block sizes are out of order");
-  trial->Expect(block.maximum % block.minimum == 0, "block.maximum is no multiple of the minimum");
+  // NBD protocol, "Block size constraints": all ones mean that there is no limit.
+  trial->Expect(block.maximum % block.minimum == 0 || block.maximum == UINT32_MAX,
+                "block.maximum is no multiple of the minimum");
   trial->Expect(block.minimum <= 65536, "block.minimum is over 64K");
   trial->Expect(std::find(facts.contexts.begin(), facts.contexts.end(), kBaseAllocation) !=
                     facts.contexts.end(),

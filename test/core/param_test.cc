@@ -156,6 +156,27 @@ TEST_CASE("what is wrong is said with owner, parameter and remedy") {
   CHECK(Complaint({"level=x"}) == "memory: level: \"x\" is not one of low, high");
 }
 
+TEST_CASE("a path that is looked at later is absolute") {
+  struct Watching {
+    std::string file, other;
+  };
+  ParamTable<Watching> table;
+  table.Param("file", &Watching::file, {.help = "a file", .later = true})
+      .Param("other", &Watching::other, {.help = "another", .required = true});
+  Watching config;
+  ParamReader reader(table, &config, "watch");
+  REQUIRE(reader.Give("file", "a/b").ok());
+  CHECK(config.file[0] == '/');
+  CHECK(config.file == AbsolutePath("a/b").value());
+  CHECK(AbsolutePath("/a/b").value() == "/a/b");
+  reader.UseOldRules();
+  REQUIRE(reader.Give("file", "").ok());
+  CHECK(config.file.empty());
+  CHECK(reader.Finish().message() ==
+        "watch: you must supply the other=<TEXT> parameter after the plugin name on the command "
+        "line");
+}
+
 TEST_CASE("a table without rows says so") {
   struct Empty {};
   Empty config;

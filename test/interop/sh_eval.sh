@@ -151,7 +151,7 @@ for offset in 0 512; do
   expect_match "$(/usr/bin/python3 demand.py $offset | tail -n 1)" gone
 done
 /usr/bin/python3 demand.py 1024 >out.txt
-expect_equal "$(head -n 1 out.txt)" EIO
+expect_equal "$(head -n 1 out.txt)" ESHUTDOWN
 wait_until 5 sh -c "! kill -0 $background_pid"
 
 # A hung script ends with its connection; nothing of 1,000 connections is left.
@@ -190,3 +190,20 @@ expect_equal "$(ps -eo stat,ppid,comm | awk '$1 ~ /^Z/ && $3 ~ /blk|many/')" '' 
 kill "$background_pid"
 wait "$background_pid" || true
 expect_equal "$(ls -d /tmp/blk??????/handle-* 2>/dev/null || true)" '' 'temporary folders'
+
+# A client that is let go: what it asks for afterwards is refused, until it leaves by itself.
+cat >let-go.py <<'EOS'
+import nbd, sys
+h = nbd.NBD()
+h.connect_uri(sys.argv[1])
+for request in (lambda: h.pwrite(b"1", 0)), h.flush:
+    try:
+        request()
+        print("done")
+    except nbd.Error as error:
+        print(error.errno)
+h.shutdown()
+EOS
+blk serve -U - eval get_size='echo 1K' pwrite='cat >/dev/null; exit 8' flush='exit 0' \
+  --run '/usr/bin/python3 let-go.py "$uri"' >let-go.txt 2>error.txt
+expect_equal "$(tr '\n' ' ' <let-go.txt)" 'ESHUTDOWN ESHUTDOWN ' 'requests of a client that is let go'

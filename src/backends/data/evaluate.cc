@@ -210,6 +210,7 @@ absl::StatusOr<ImagePtr> Evaluator::EvaluateSlice(const DataExpression& slice, u
   const DataExpression& child = *slice.children[0];
   const uint64_t begin = slice.number;
   const uint64_t end = std::min(slice.end, SaturatingAdd(begin, need));
+  if (begin == slice.end) return ZeroImage(0);  // of whatever it is
   if (child.kind == Kind::kFile && begin > 0) return EvaluateFileRange(slice, end);
   BLK_ASSIGN_OR_RETURN(auto image, Evaluate(child, end));
   const uint64_t size = image->size();

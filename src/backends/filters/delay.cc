@@ -96,8 +96,9 @@ const Spec& DelaySpec() {
           .Param("delay-close", &Config::close, {.help = "delay its closing"})
           .Param("delay-fast-zero", &Config::fast_zero,
                  {.help = "false: refuse fast zeroes at once"})
-          .Param("delay-trigger", &Config::trigger,
-                 {.help = "delay only while this file exists", .path = PathUse::kRead})
+          .Param(
+              "delay-trigger", &Config::trigger,
+              {.help = "delay only while this file exists", .path = PathUse::kRead, .later = true})
           .Example("delay(rdelay=1ms)+memory:64K", "each read takes a millisecond longer")
           .PrintedExample("delay(rdelay=100ms,wdelay=100ms)+disk.img", "a far-away disk")
           .Make([](Config config, LayerPtr below) -> absl::StatusOr<LayerPtr> {

@@ -84,7 +84,8 @@ void AddRows(SpecBuilder<Config>* spec, const std::string& name, const std::stri
       .Param(name + "-rate", &R::rate, {.help = absl::StrCat("share of ", what, " that fail")})
       .Param(name + "-file", &R::file,
              {.help = absl::StrCat("let ", what, " fail only while this file exists"),
-              .path = PathUse::kRead});
+              .path = PathUse::kRead,
+              .later = true});
 }
 
 Spec MakeErrorSpec() {

@@ -136,9 +136,9 @@ const Spec& ExitWhenSpec() {
   static const Spec& spec = *new Spec(
       FilterSpec<Config>("exitwhen", "end the server when something has happened")
           .Param("exit-when-file-created", &Config::created,
-                 {.help = "this file exists", .path = PathUse::kRead})
+                 {.help = "this file exists", .path = PathUse::kRead, .later = true})
           .Param("exit-when-file-deleted", &Config::deleted,
-                 {.help = "this file does not exist", .path = PathUse::kRead})
+                 {.help = "this file does not exist", .path = PathUse::kRead, .later = true})
           .Param("exit-when-pipe-closed", &Config::pipes,
                  {.help = "the other end of this open pipe was closed", .word = "FD", .min = "0"})
           .Param("exit-when-process-exits", &Config::processes,

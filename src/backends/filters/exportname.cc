@@ -44,7 +44,7 @@ struct ParamValue<DescriptionRule> {
 namespace {
 
 struct Config {
-  std::string default_export;
+  std::optional<std::string> default_export;
   Listing list = Listing::kKeep;
   bool strict = false;
   std::vector<std::string> names;
@@ -73,12 +73,14 @@ class ExportNameLayer final : public FilterLayer {
           ENOENT, args.export_name.empty()
                       ? std::string("the default export (\"\") is not permitted")
                       : absl::StrCat("export \"", args.export_name, "\" is not permitted"));
-    const bool renamed = args.export_name.empty() && !config_.default_export.empty();
-    if (renamed) args.export_name = config_.default_export;
+    const bool renamed = args.export_name.empty() && config_.default_export;
+    if (renamed) args.export_name = *config_.default_export;
     BLK_CO_ASSIGN_OR_RETURN(DevicePtr device, co_await below().Open(args));
     if (!renamed && config_.description.kind == DescriptionRule::kKeep) co_return device;
     Facts facts = device->facts();
-    if (renamed && facts.export_name.empty()) facts.export_name = config_.default_export;
+    // An empty default is a name as well: the one that the layer below would give is not told.
+    if (renamed && (facts.export_name.empty() || config_.default_export->empty()))
+      facts.export_name = *config_.default_export;
     facts.description = co_await Describe(args.export_name, std::move(facts.description));
     co_return std::make_shared<RenamedDevice>(std::move(device), std::move(facts));
   }
@@ -89,12 +91,12 @@ class ExportNameLayer final : public FilterLayer {
     ExportList list;
     if (config_.list == Listing::kError)
       co_return ErrnoErrorAsIs(EPERM, "the list of exports is restricted");
-    const bool wants_default = config_.default_export.empty();
+    const bool wants_default = !config_.default_export;
     if (config_.list == Listing::kKeep ||
         (config_.list == Listing::kDefaultOnly && wants_default)) {
       BLK_CO_ASSIGN_OR_RETURN(list, co_await below().ListExports(*args));
     }
-    if (!wants_default) list.default_name = config_.default_export;
+    if (!wants_default) list.default_name = *config_.default_export;
     if (config_.list == Listing::kDefaultOnly) list.exports = {{list.default_name, ""}};
     if (config_.list == Listing::kExplicit)
       for (const std::string& name : config_.names) list.exports.push_back({name, ""});

@@ -220,6 +220,7 @@ class Fua final : public RequestFilter {
   static Facts MakeFacts(const Device& below, FuaMode mode) {
     Facts facts = below.facts();
     facts.fua = mode == FuaMode::kNone ? Support::kNone : Support::kNative;
+    facts.fua_by_flush = mode == FuaMode::kEmulate;
     if (mode == FuaMode::kForce || mode == FuaMode::kDiscard) facts.flush = true;
     return facts;
   }
@@ -284,14 +285,14 @@ const Spec& NoFilterSpec() {
 }
 
 const Spec& ReadOnlySpec() {
-  static const Spec& spec =
-      *new Spec(FilterSpec<ReadOnlyConfig>("readonly", "refuse to write")
-                    .Param("readonly-file", &ReadOnlyConfig::file,
-                           {.help = "only while this file exists", .path = PathUse::kRead})
-                    .Example("readonly+memory:64K")
-                    .Make([](ReadOnlyConfig config, LayerPtr below) -> absl::StatusOr<LayerPtr> {
-                      return std::make_shared<ReadOnlyLayer>(std::move(below), std::move(config));
-                    }));
+  static const Spec& spec = *new Spec(
+      FilterSpec<ReadOnlyConfig>("readonly", "refuse to write")
+          .Param("readonly-file", &ReadOnlyConfig::file,
+                 {.help = "only while this file exists", .path = PathUse::kRead, .later = true})
+          .Example("readonly+memory:64K")
+          .Make([](ReadOnlyConfig config, LayerPtr below) -> absl::StatusOr<LayerPtr> {
+            return std::make_shared<ReadOnlyLayer>(std::move(below), std::move(config));
+          }));
   return spec;
 }
 

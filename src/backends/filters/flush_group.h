@@ -25,6 +25,8 @@ class FlushGroup {
     std::string export_name;
     bool others_rely = false;  // they flush it, too
     std::atomic<bool> dirty{false};
+    // It may hold what others have made stale since; for its owner alone.
+    std::atomic<bool> has_read{false};
 
     // Flushes the device, unless it is closed, or is clean and that is `enough`. What could not be
     // flushed is lost, whoever wrote it; a disk may say so only once, so it is kept for all who

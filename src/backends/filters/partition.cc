@@ -12,7 +12,7 @@ namespace {
 
 struct Config {
   std::string partition;
-  uint32_t sector_bytes = 0;
+  std::optional<Size> sector_size;
 };
 
 // Reads what the search asks for, in whole blocks of the device.
@@ -58,7 +58,10 @@ class PartitionLayer final : public FilterLayer {
 };
 
 absl::StatusOr<LayerPtr> MakePartition(Config config, LayerPtr below) {
-  PartitionRequest request{.sector_bytes = config.sector_bytes};
+  const uint64_t sector_bytes = config.sector_size.value_or(Size{0}).bytes;
+  if (config.sector_size && sector_bytes != 512 && sector_bytes != 4096)
+    return absl::InvalidArgumentError("partition-sectorsize must be 512 or 4096");
+  PartitionRequest request{.sector_bytes = static_cast<uint32_t>(sector_bytes)};
   if (config.partition.empty())
     return absl::InvalidArgumentError("partition: which one? Give its number or its GPT name");
   if (config.partition.find_first_not_of("0123456789") != std::string::npos) {
@@ -82,9 +85,9 @@ const Spec& PartitionSpec() {
                .required = true,
                .magic = true,
                .word = "N|NAME"})
-          .Param("partition-sectorsize", &Config::sector_bytes,
-                 {{"512", 512}, {"4K", 4096}, {"4096", 4096}},
-                 {.help = "sector size; without it a GPT tells, and an MBR is taken to have 512"})
+          .Param("partition-sectorsize", &Config::sector_size,
+                 {.help = "sector size, 512 or 4K; without it a GPT tells, and an MBR is taken to "
+                          "have 512"})
           .Description(
               "When a GPT is damaged, its backup at the end of the disk is used. Logical "
               "partitions of an MBR are numbered from 5; the extended partition around them cannot "

@@ -227,7 +227,9 @@ absl::StatusOr<Partition> Search::InMbr(const char* mbr) {
     MbrEntry entry(mbr, i);
     if (!entry.empty() && entry.extended()) return Logical(entry.start, sector_bytes);
   }
-  return NotFound("MBR");
+  return ErrnoErrorAsIs(ENOENT, absl::StrCat("MBR partition ", Asked(),
+                                             " not found: there is no extended partition, and "
+                                             "only that has partitions from 5"));
 }
 
 absl::StatusOr<Partition> Search::Run() {

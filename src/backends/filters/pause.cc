@@ -137,7 +137,8 @@ const Spec& PauseSpec() {
           .Param("pause-control", &Config::socket,
                  {.help = "Unix socket for commands: p pauses, r goes on",
                   .required = true,
-                  .path = PathUse::kCreate})
+                  .path = PathUse::kCreate,
+                  .later = true})
           .Description(
               "A command is answered with its capital letter when it is done; for p that is when "
               "all requests have ended that came before. Others are answered with X.")

@@ -184,9 +184,11 @@ const Spec& RateSpec() {
           .Param("connection-rate", &Config::connection_rate,
                  {.help = "bits a second for each connection, each way", .min = "1"})
           .Param("rate-file", &Config::rate_file,
-                 {.help = "file with the rate; may change at any time", .path = PathUse::kRead})
+                 {.help = "file with the rate; may change at any time",
+                  .path = PathUse::kRead,
+                  .later = true})
           .Param("connection-rate-file", &Config::connection_rate_file,
-                 {.help = "file with the connection-rate", .path = PathUse::kRead})
+                 {.help = "file with the connection-rate", .path = PathUse::kRead, .later = true})
           .Param("burstiness", &Config::burstiness,
                  {.help = "how many seconds' worth may be saved up and used at once"})
           .Description(

@@ -16,6 +16,8 @@
 namespace blk {
 namespace {
 
+constexpr uint64_t kFirstBytes = 64 << 10;  // a reader of less gets kFirstWindow after each read
+constexpr uint64_t kFirstWindow = 32 << 10;
 constexpr uint64_t kWindowMin = 256 << 10;  // how far ahead of a reader who has just begun
 constexpr uint64_t kWindowMax = 32 << 20;   // and of one who has read for long
 constexpr uint64_t kPieceBytes = 1 << 20;   // one prefetch, at most
@@ -63,6 +65,12 @@ class ReadAheadDevice final : public Filter {
     reader.window = std::clamp(2 * reader.bytes, kWindowMin, kWindowMax);
     reader.prefetched = std::max(reader.prefetched, reader.next);
     if (first) return;  // nobody knows yet whether it goes on
+    if (reader.bytes <= kFirstBytes) {
+      // Small reads, and perhaps few: always the same little more, most of it asked for before.
+      const uint64_t step = std::min(kFirstWindow, size() - reader.next);
+      if (step > 0) (void)background_.Start(Prefetch(reader.next, step));
+      return;
+    }
     // Whole pieces only, so that a small request does not become a small prefetch.
     const uint64_t piece = std::min(std::bit_floor(reader.window / 2), kPieceBytes);
     const uint64_t end = std::min(reader.next + reader.window, size());

@@ -2,8 +2,8 @@
 // retry-request: repeats the request alone, on the same device.
 //
 // What was written and not flushed may be gone with the device that it was written to. So before a
-// device is closed it is flushed, and when that fails, every later flush of whoever had the disk
-// open fails, too: no flush says of lost bytes that they are safe.
+// device is closed it is flushed, and when that fails, the next flush of each who had the disk open
+// fails, too: no flush says of lost bytes that they are safe, and everybody is told once.
 //
 // Parallel-safe: requests share the device; whoever opens it again first waits until those in
 // flight have ended, and others that failed on the old device use the new one.
@@ -155,7 +155,7 @@ class RetryDevice final : public RequestFilter {
       : RequestFilter(below),
         policy_(policy),
         unflushed_(std::move(unflushed)),
-        losses_(unflushed_->losses()),
+        told_losses_(unflushed_->losses()),
         layer_(*layer),
         args_(std::move(args)),
         current_(std::move(below)) {
@@ -176,7 +176,8 @@ class RetryDevice final : public RequestFilter {
         // One that was answered with an error lost what it could not save.
         if (asked && !status.ok() && !request.call->stopped() && !ConnectionLost(ErrnoOf(status)))
           unflushed_->Closed();
-        if (unflushed_->losses() != losses_) co_return Lost();
+        const uint64_t losses = unflushed_->losses();
+        if (told_losses_.exchange(losses) != losses) co_return Lost();
       }
       if (status.ok() || refused || retry == policy_.retries ||
           !policy_.Wants(request, status, asked))
@@ -196,7 +197,17 @@ class RetryDevice final : public RequestFilter {
  private:
   static constexpr uint64_t kPermits = uint64_t{1} << 32;
 
+  // Since it was opened again, the disk may be able to do less than our client was told.
+  absl::Status CheckAbilities(const Request& request) const {
+    const Facts& now = current_->facts();
+    if (request.has(kFastZero) && facts().fast_zero && !now.fast_zero)
+      return ErrnoErrorAsIs(EOPNOTSUPP, "no fast zeroing since the disk was opened again");
+    if (request.has(kFua) && facts().fua != Support::kNone && now.fua == Support::kNone)
+      return ErrnoErrorAsIs(EIO, "no FUA since the disk was opened again");
+    return absl::OkStatus();
+  }
   Task<absl::Status> AttemptAndCount(Request request) {
+    BLK_CO_RETURN_IF_ERROR(CheckAbilities(request));
     const uint64_t writes = unflushed_->writes();
     absl::Status status = co_await Attempt(current_.get(), request);
     if (!status.ok()) co_return status;
@@ -245,7 +256,7 @@ class RetryDevice final : public RequestFilter {
 
   const Policy& policy_;
   const std::shared_ptr<Unflushed> unflushed_;
-  const uint64_t losses_;  // before this device
+  std::atomic<uint64_t> told_losses_;  // before this device, or told to its client
   Layer& layer_;
   OpenArgs args_;
   Semaphore gate_{kPermits};  // each request holds one, Reopen all; guards what follows

@@ -45,6 +45,7 @@ class Conversation final : public MethodCaller {
   Task<Answer> Call(MethodCall call) override;
   Known Has(std::string_view method) override;
   bool keeps_order() const override { return true; }
+  bool wants_peer() const override { return true; }
   Task<void> Rest() override;
   Task<void> Stop() override;
 

@@ -60,6 +60,8 @@ class MethodCaller {
   virtual Known Has(std::string_view method) = 0;
   // The requests of connections need not be kept apart: whoever is behind this does.
   virtual bool keeps_order() const { return false; }
+  // `open` and `preconnect` have a last argument that says who the client is.
+  virtual bool wants_peer() const { return false; }
   // No calls are under way, and the next may come on another loop.
   virtual Task<void> Rest() { return {}; }
   // No more calls come.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "src/backends/script/parse.h"
@@ -14,7 +15,7 @@ namespace {
 
 using Known = MethodCaller::Known;
 
-constexpr size_t kCacheStepBytes = 256 << 10;
+constexpr size_t kCacheStepBytes = 256 << 10;  // when memory is short
 
 const char* TrueOrFalse(bool value) { return value ? "true" : "false"; }
 
@@ -73,7 +74,15 @@ class ProgramDevice final : public Device {
     if (facts().cache == Support::kNative)
       co_return co_await asker_.Demand(Make(call, "cache", offset, length));
     if (facts().cache == Support::kNone) co_return absl::OkStatus();
-    Buffer buffer(std::min<uint64_t>(length, kCacheStepBytes));
+    // As few reads as can be, as nbdkit does it: each may be a process.
+    size_t most = std::min<uint64_t>(length, limits::kRequestBytesMax);
+    MemoryBudget& budget = call.budget ? *call.budget : MemoryBudget::Process();
+    const bool taken = budget.TryTake(most);
+    absl::Cleanup give = [&] {
+      if (taken) budget.Give(most);
+    };
+    if (!taken) most = std::min(most, kCacheStepBytes);
+    Buffer buffer(most);
     while (length > 0) {
       const size_t step = std::min<uint64_t>(length, buffer.size());
       BLK_CO_RETURN_IF_ERROR(co_await DoRead(call, offset, buffer.span().first(step)));
@@ -206,18 +215,13 @@ class FactFinder {
   const std::string& handle_;
 };
 
-// What "" opens, if the program says.
-Task<absl::StatusOr<std::string>> DefaultExport(const Asker& asker, const OpenArgs& args) {
-  MethodCall call{.method = "default_export",
-                  .arguments = {TrueOrFalse(args.read_only), TrueOrFalse(args.tls)},
-                  .timeout_ns_max = kOpenTimeoutNs};
-  BLK_CO_ASSIGN_OR_RETURN(Answer answer, co_await asker.Ask(std::move(call)));
-  if (!answer.done()) co_return std::string();
-  BLK_CO_ASSIGN_OR_RETURN(std::vector<ExportEntry> exports, ReadExports(answer.output));
-  co_return exports.empty() ? "" : exports[0].name;
-}
-
 }  // namespace
+
+std::string PeerWord(const Peer* peer) {
+  if (peer == nullptr || peer->address_bytes == 0) return "";
+  if (peer->address.ss_family != AF_UNIX) return peer->text;
+  return absl::StrCat("unix ", peer->pid, " ", peer->uid, " ", peer->gid);
+}
 
 Task<absl::StatusOr<Answer>> Asker::Ask(MethodCall call) const {
   if (caller->Has(call.method) == Known::kNo) co_return Answer::Missing();
@@ -254,14 +258,23 @@ Task<absl::Status> Asker::Demand(MethodCall call) const {
   co_return status;
 }
 
-Task<absl::StatusOr<DevicePtr>> OpenProgramDevice(Asker asker, OpenArgs args) {
-  std::string name = args.export_name;
-  if (name.empty()) {
-    BLK_CO_ASSIGN_OR_RETURN(name, co_await DefaultExport(asker, args));
-  }
+Task<absl::StatusOr<std::string>> DefaultExport(const Asker& asker, const OpenArgs& args) {
+  MethodCall call{.method = "default_export",
+                  .arguments = {TrueOrFalse(args.read_only), TrueOrFalse(args.tls)},
+                  .timeout_ns_max = kOpenTimeoutNs};
+  BLK_CO_ASSIGN_OR_RETURN(Answer answer, co_await asker.Ask(std::move(call)));
+  if (!answer.done()) co_return std::string();
+  BLK_CO_ASSIGN_OR_RETURN(std::vector<ExportEntry> exports, ReadExports(answer.output));
+  co_return exports.empty() ? "" : exports[0].name;
+}
+
+Task<absl::StatusOr<DevicePtr>> OpenProgramDevice(Asker asker, OpenArgs args,
+                                                  std::string default_name) {
+  const std::string name = args.export_name.empty() ? default_name : args.export_name;
   MethodCall open{.method = "open",
                   .arguments = {TrueOrFalse(args.read_only), name, TrueOrFalse(args.tls)},
                   .timeout_ns_max = kOpenTimeoutNs};
+  if (asker.caller->wants_peer()) open.arguments.push_back(PeerWord(args.peer));
   BLK_CO_ASSIGN_OR_RETURN(Answer answer, co_await asker.Ask(std::move(open)));
   if (answer.kind == Answer::Kind::kFalse)
     co_return ErrnoErrorAsIs(EIO, absl::StrCat(asker.caller->name(), ": open answers no"));

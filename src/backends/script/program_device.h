@@ -21,7 +21,15 @@ struct Asker {
   Task<absl::Status> Demand(MethodCall call) const;
 };
 
-// Calls `open` and asks for all facts. A handle whose facts cannot be had is closed again.
-Task<absl::StatusOr<DevicePtr>> OpenProgramDevice(Asker asker, OpenArgs args);
+// What "" opens, "" if the program does not say.
+Task<absl::StatusOr<std::string>> DefaultExport(const Asker& asker, const OpenArgs& args);
+
+// Calls `open` and asks for all facts; `default_name` is what "" opens. A handle whose facts cannot
+// be had is closed again.
+Task<absl::StatusOr<DevicePtr>> OpenProgramDevice(Asker asker, OpenArgs args,
+                                                  std::string default_name);
+
+// Who a client is, for a program: `unix PID UID GID`, `ADDRESS:PORT`, or "" outside a server.
+std::string PeerWord(const Peer* peer);
 
 }  // namespace blk::script

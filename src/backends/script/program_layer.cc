@@ -1,6 +1,9 @@
 #include "src/backends/script/program_layer.h"
 
+#include <algorithm>
 #include <cerrno>
+#include <map>
+#include <mutex>
 
 #include "absl/strings/str_cat.h"
 #include "src/backends/script/parse.h"
@@ -13,6 +16,7 @@ namespace {
 
 using Known = MethodCaller::Known;
 
+constexpr size_t kStringBytesMax = 4096;  // NBD protocol, "Values": strings
 // unload must not keep the process from ending for ever.
 constexpr int64_t kUnloadTimeoutNs = 10'000'000'000;
 
@@ -24,15 +28,20 @@ class ProgramLayer final : public Layer {
     if (loaded_) (void)RunApart(Unload());
   }
 
-  absl::Status DumpPlugin() override { return RunApart(ThenRest(Dump())); }
+  absl::StatusOr<std::string> DumpPlugin() override {
+    std::string text;
+    BLK_RETURN_IF_ERROR(RunApart(ThenRest(Dump(&text))));
+    return text;
+  }
   absl::Status Ready() override { return RunApart(ThenRest(GetReady())); }
 
   Task<absl::Status> Start() override { co_return co_await Tell("after_fork"); }
 
-  Task<absl::Status> Preconnect(const Peer&) override {
+  Task<absl::Status> Preconnect(const Peer& peer) override {
     if (asker_.caller->Has("preconnect") == Known::kNo) co_return absl::OkStatus();
     BLK_CO_RETURN_IF_ERROR(co_await StartAgain());
     MethodCall call{.method = "preconnect", .arguments = {"false"}};
+    if (asker_.caller->wants_peer()) call.arguments.push_back(PeerWord(&peer));
     BLK_CO_ASSIGN_OR_RETURN(Answer answer, co_await asker_.Ask(std::move(call)));
     if (answer.kind == Answer::Kind::kFalse)
       co_return ErrnoErrorAsIs(EPERM, absl::StrCat(name(), ": preconnect answers no"));
@@ -48,18 +57,22 @@ class ProgramLayer final : public Layer {
            .arguments = {args.read_only ? "true" : "false", args.tls ? "true" : "false"}});
     };
     ExportList list;
-    BLK_CO_ASSIGN_OR_RETURN(Answer chosen, co_await ask("default_export"));
-    if (chosen.done()) {
-      BLK_CO_ASSIGN_OR_RETURN(auto exports, ReadExports(chosen.output));
-      if (!exports.empty()) list.default_name = exports[0].name;
-    }
     BLK_CO_ASSIGN_OR_RETURN(Answer all, co_await ask("list_exports"));
+    // Who has no default export may have others; on its own, that leaves nothing to list.
+    const auto chosen = co_await DefaultName(asker, args);
+    if (chosen.ok()) list.default_name = *chosen;
     if (!all.done()) {
-      list.exports.push_back({list.default_name, ""});
+      if (chosen.ok()) list.exports.push_back({list.default_name, ""});
       co_return list;
     }
     auto exports = ReadExports(all.output);
     if (!exports.ok()) co_return Annotate(exports.status(), absl::StrCat(name(), ": list_exports"));
+    for (const ExportEntry& entry : *exports)
+      if (std::max(entry.name.size(), entry.description.size()) > kStringBytesMax)
+        co_return ErrnoErrorAsIs(EINVAL, absl::StrCat(name(),
+                                                      ": list_exports: a name or "
+                                                      "description has more than ",
+                                                      kStringBytesMax, " bytes"));
     list.exports = *std::move(exports);
     co_return list;
   }
@@ -68,10 +81,14 @@ class ProgramLayer final : public Layer {
   Task<absl::StatusOr<DevicePtr>> Open(OpenArgs args) override {
     Asker asker{asker_.caller, args.session};
     BLK_CO_RETURN_IF_ERROR(co_await StartAgain());
-    auto device = co_await OpenProgramDevice(asker, args);
+    std::string default_name;
+    if (args.export_name.empty()) {
+      BLK_CO_ASSIGN_OR_RETURN(default_name, co_await DefaultName(asker, args));
+    }
+    auto device = co_await OpenProgramDevice(asker, args, default_name);
     if (device.ok() || !asker_.caller->wants_start()) co_return device;
     BLK_CO_RETURN_IF_ERROR(co_await StartAgain());
-    co_return co_await OpenProgramDevice(asker, args);
+    co_return co_await OpenProgramDevice(asker, args, default_name);
   }
 
   ThreadModel thread_model() override {
@@ -130,13 +147,38 @@ class ProgramLayer final : public Layer {
   Task<absl::Status> GetReady() {
     BLK_CO_RETURN_IF_ERROR(co_await Load());
     BLK_CO_RETURN_IF_ERROR(co_await Tell("config_complete"));
-    BLK_CO_ASSIGN_OR_RETURN(Answer model, co_await asker_.Ask({.method = "thread_model"}));
-    if (model.done()) {
-      auto read = ReadThreadModel(model.output);
-      if (!read.ok()) LogDebug(name(), ": thread_model: ", read.status().message());
-      if (read.ok()) model_ = *read;
-    }
+    BLK_CO_RETURN_IF_ERROR(co_await FindThreadModel());
     co_return co_await Tell("get_ready");
+  }
+
+  // Asked for once for each connection, as nbdkit does it.
+  Task<absl::StatusOr<std::string>> DefaultName(const Asker& asker, const OpenArgs& args) {
+    if (args.session != nullptr) {
+      std::lock_guard lock(mutex_);
+      auto known = default_names_.find(args.session);
+      if (known != default_names_.end()) co_return known->second;
+    }
+    BLK_CO_ASSIGN_OR_RETURN(std::string name, co_await DefaultExport(asker, args));
+    if (args.session == nullptr) co_return name;
+    {
+      std::lock_guard lock(mutex_);
+      default_names_[args.session] = name;
+    }
+    args.session->AtEnd([this, session = args.session]() -> Task<void> {
+      std::lock_guard lock(mutex_);
+      default_names_.erase(session);
+      return {};
+    });
+    co_return name;
+  }
+
+  Task<absl::Status> FindThreadModel() {
+    BLK_CO_ASSIGN_OR_RETURN(Answer model, co_await asker_.Ask({.method = "thread_model"}));
+    if (!model.done()) co_return absl::OkStatus();
+    auto read = ReadThreadModel(model.output);
+    if (!read.ok()) LogDebug(name(), ": thread_model: ", read.status().message());
+    if (read.ok()) model_ = *read;
+    co_return absl::OkStatus();
   }
 
   // A program that ended is started anew for the next client, with the same parameters.
@@ -151,10 +193,11 @@ class ProgramLayer final : public Layer {
     co_return absl::OkStatus();
   }
 
-  Task<absl::Status> Dump() {
+  Task<absl::Status> Dump(std::string* text) {
     BLK_CO_RETURN_IF_ERROR(co_await Load());
-    BLK_CO_ASSIGN_OR_RETURN(Answer text, co_await asker_.Ask({.method = "dump_plugin"}));
-    std::fwrite(text.output.data(), 1, text.output.size(), stdout);
+    BLK_CO_RETURN_IF_ERROR(co_await FindThreadModel());
+    BLK_CO_ASSIGN_OR_RETURN(Answer answer, co_await asker_.Ask({.method = "dump_plugin"}));
+    *text = std::move(answer.output);
     co_return absl::OkStatus();
   }
 
@@ -177,6 +220,8 @@ class ProgramLayer final : public Layer {
   bool loaded_ = false;
   ThreadModel model_ = ThreadModel::kSerializeAllRequests;
   Mutex starting_;
+  std::mutex mutex_;
+  std::map<const Session*, std::string> default_names_;  // guarded by mutex_
 };
 
 }  // namespace

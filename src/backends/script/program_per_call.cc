@@ -78,6 +78,8 @@ Answer ProgramPerCall::Judge(const MethodCall& call, CommandOutput output) const
   if (code == kExitMissing) return Answer::Missing();
   if (code == kExitFalse) return {.kind = Answer::Kind::kFalse};
   Answer answer{.demand = DemandOf(code), .output = std::move(output.output)};
+  // Who says nothing but that it ends means that.
+  if (answer.demand != Answer::Demand::kNone && output.errors.empty()) output.errors = "ESHUTDOWN";
   absl::Status status =
       IsDone(code) ? Take(call, &answer) : ReportedError(name_, call.method, output.errors);
   if (!status.ok()) {

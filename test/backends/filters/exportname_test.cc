@@ -85,6 +85,7 @@ TEST_CASE("the default export is another one, and says so") {
   CHECK((*device)->facts().export_name == "two");
   CHECK((*OpenNow(layer, Named("one")))->size() == 100);
   CHECK((*OpenNow(Make({{"default-export", ""}})))->size() == 100);
+  CHECK((*OpenNow(Make({{"default-export", ""}})))->facts().export_name.empty());
 }
 
 TEST_CASE("strict: only what is named, the default included only when it is") {

@@ -214,6 +214,7 @@ TEST_CASE("cacheextents asks once, and again after any client's change") {
   CHECK(extents.size() == 200);
   CHECK(array->asked == 1);
   CHECK(OnLoop(OneByOne, device.get()) == extents);
+  CHECK(OnLoop(OneByOne, other.get()) == extents);
   CHECK(array->asked == 1);
   REQUIRE(OnLoop(WriteText, other.get(), uint64_t{1}, std::string("x")).ok());
   auto changed = OnLoop(OneByOne, device.get());

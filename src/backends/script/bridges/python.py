@@ -27,7 +27,7 @@ METHODS = REQUIRED + (
 
 channel = socket.socket(fileno=3)
 sending = threading.Lock()
-context = threading.local()  # of the request that a thread works on: export_name, is_tls, error, demand
+context = threading.local()  # of the request that a thread works on: export_name, is_tls, peer, error, demand
 script = None  # the module
 version = 1
 handles = {}  # name: Handle
@@ -35,10 +35,11 @@ last_handle = 0
 
 
 class Handle:
-    __slots__ = ("value", "export_name", "is_tls")
+    __slots__ = ("value", "export_name", "is_tls", "peer")
 
-    def __init__(self, value, export_name, is_tls):
-        self.value, self.export_name, self.is_tls = value, export_name, is_tls
+    def __init__(self, value):
+        self.value, self.export_name, self.is_tls = value, context.export_name, context.is_tls
+        self.peer = context.peer
 
 
 # ---- the module `nbdkit` of the script
@@ -74,6 +75,60 @@ def parse_size(text):
     return int(digits) * factor
 
 
+def number_in(what, text, digits):
+    if not isinstance(text, str):
+        raise TypeError("%s: a string is needed" % what)
+    try:
+        number = float(digits)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise ValueError("%s: could not parse %r" % (what, text))
+    return number
+
+
+def parse_probability(what, text):
+    """`0.1`, `10%`, `1:10` or `1/10`."""
+    parts = str(text).replace("/", ":").split(":") if isinstance(text, str) else [""]
+    if len(parts) == 2:
+        all_cases = number_in(what, text, parts[1])
+        if all_cases == 0:
+            raise ValueError("%s: could not parse %r" % (what, text))
+        return number_in(what, text, parts[0]) / all_cases
+    if parts[0].endswith("%"):
+        return number_in(what, text, parts[0][:-1]) / 100
+    return number_in(what, text, text)
+
+
+def parse_delay(what, text):
+    """Seconds, or with ms, us or ns: (seconds, nanoseconds)."""
+    digits, unit = text, 1000000000
+    if isinstance(text, str):
+        for suffix, nanoseconds in (("ms", 1000000), ("us", 1000), ("\u03bcs", 1000), ("ns", 1), ("s", 1000000000)):
+            if text.endswith(suffix):
+                digits, unit = text[:-len(suffix)], nanoseconds
+                break
+    return divmod(round(number_in(what, text, digits) * unit), 1000000000)
+
+
+def read_password(value):
+    """The value itself, or with `+FILE` the first line of a file."""
+    if value.startswith("+"):
+        with open(value[1:], encoding="utf-8") as file:
+            return file.readline().rstrip("\n")
+    if value.startswith("-"):
+        raise ValueError("read_password: a script cannot ask the terminal or read a descriptor; use +FILE")
+    return value
+
+
+def peer_number(position, what):
+    """`unix PID UID GID` is what a client of a Unix socket is; of others there are no such numbers."""
+    words = context.peer.split()
+    if words[:1] != ["unix"]:
+        raise RuntimeError("peer_%s: the client is not connected to a Unix socket" % what)
+    return int(words[position])
+
+
 def set_error(error):
     context.error = int(error)
 
@@ -89,6 +144,12 @@ def make_module():
     module.is_tls = lambda: context.is_tls
     module.set_error = set_error
     module.parse_size = parse_size
+    module.parse_probability = parse_probability
+    module.parse_delay = parse_delay
+    module.read_password = read_password
+    module.peer_pid = lambda: peer_number(1, "pid")
+    module.peer_uid = lambda: peer_number(2, "uid")
+    module.peer_gid = lambda: peer_number(3, "gid")
     module.shutdown = lambda: demand(b"shutdown")
     module.disconnect = lambda force=False: demand(b"disconnect-now" if force else b"disconnect")
     module.stdio_safe = lambda: True
@@ -208,11 +269,12 @@ def default_export(words):
 def open_handle(words):
     global last_handle
     context.export_name, context.is_tls = text(words[1]), words[2] == b"true"
+    context.peer = text(words[3]) if len(words) > 3 else ""
     value = script.open(words[0] == b"true")
     with sending:
         last_handle += 1
         name = b"%d" % last_handle
-    handles[name] = Handle(value, context.export_name, context.is_tls)
+    handles[name] = Handle(value)
     return name
 
 
@@ -263,7 +325,10 @@ def pread(words):
         buffer = bytearray(count)
         script.pread(handle, memoryview(buffer), offset, 0)
         return buffer
-    data = memoryview(script.pread(handle, count, offset)).cast("B")
+    data = script.pread(handle, count, offset)
+    if isinstance(data, str):
+        data = data.encode()
+    data = memoryview(data).cast("B")
     if len(data) < count:
         raise Exception("pread returned %d bytes instead of %d" % (len(data), count))
     return data[:count]
@@ -340,7 +405,7 @@ def run(request, words, data):
     try:
         if method in IO:
             handle = handles[words[3]]
-            context.export_name, context.is_tls = handle.export_name, handle.is_tls
+            context.export_name, context.is_tls, context.peer = handle.export_name, handle.is_tls, handle.peer
         if method == b"pwrite":
             output = pwrite(words[3:], data)
         else:
@@ -409,7 +474,7 @@ class Reader:
 
 
 def worker(jobs):
-    context.export_name, context.is_tls = "", False
+    context.export_name, context.is_tls, context.peer = "", False, ""
     while True:
         send(run(*jobs.get()))
 
@@ -424,7 +489,7 @@ def start_workers():
 
 
 def main():
-    context.export_name, context.is_tls = "", False
+    context.export_name, context.is_tls, context.peer = "", False, ""
     reader = Reader()
     parts, size = [], 0
     queues = None
