@@ -310,6 +310,7 @@ for archive in gnu pax ustar; do
   image=$archive.img
   same "tar, $archive" "$contents" --filter=tar file disk.img tar-entry=plain.img
   same "tar, $archive, no such file" "$fails" --filter=tar file disk.img tar-entry=none
+  expect_equal "$(blk hash "tar(tar-entry=plain.img)+./$image" 2>&1 >/dev/null)" '' 'what it has to say when all is well'
 done
 same 'tar, in a folder' "$(io 'write -P 1 1000 10k'); $bytes" --filter=tar file disk.img tar-entry=dir/two
 image=plain.img

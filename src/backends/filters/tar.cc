@@ -107,8 +107,11 @@ class TarLayer final : public FilterLayer {
     BLK_CO_ASSIGN_OR_RETURN(DevicePtr archive, co_await below().Open(std::move(args)));
     TarReader reader(archive.get(), config_);
     auto member = co_await reader.Find();
-    absl::StatusOr<DevicePtr> device = member.status();
-    if (member.ok()) device = MakeWindow(archive, member->offset, member->size);
+    absl::StatusOr<DevicePtr> device;
+    if (member.ok())
+      device = MakeWindow(archive, member->offset, member->size);
+    else
+      device = member.status();
     if (!device.ok()) (void)co_await archive->Close();
     co_return device;
   }
