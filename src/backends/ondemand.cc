@@ -24,7 +24,6 @@
 namespace blk {
 namespace {
 
-constexpr std::string_view kDefaultName = "default";  // of the file of the export ""
 constexpr int64_t kLockLookNs = 50'000'000;
 
 struct Config : DiskRecipe {
@@ -35,7 +34,7 @@ struct Config : DiskRecipe {
 
 // The file of an export name, which a client chose.
 absl::StatusOr<std::string> FileNameOf(const std::string& export_name) {
-  if (export_name.empty()) return std::string(kDefaultName);
+  if (export_name.empty()) return "default";
   const bool bad_byte = std::ranges::any_of(export_name, [](unsigned char byte) {
     return byte < ' ' || byte == '.' || byte == '/' || byte == ':';
   });
@@ -67,8 +66,7 @@ class OndemandLayer final : public Layer {
     if (folder == nullptr) co_return ErrnoError(errno, config_.dir);
     absl::Cleanup close = [folder] { closedir(folder); };
     while (dirent* entry = readdir(folder)) {
-      const std::string name = entry->d_name;
-      if (name[0] != '.') list.exports.push_back({name == kDefaultName ? "" : name, ""});
+      if (entry->d_name[0] != '.') list.exports.push_back({entry->d_name, ""});
     }
     std::ranges::sort(list.exports, {}, &ExportEntry::name);
     co_return list;

@@ -135,14 +135,14 @@ def extents(length, offset, flags=0):
     h.block_status(length, offset, extent, flags)
     return found['base:allocation']
 equal(extents(8 * M, 0), [(1 * M, 3), (1 * M, 0), (6 * M, 3)])
-equal(extents(M // 2, M + 4096), [(M // 2, 0)])
+equal(extents(M // 2, M + 4096), [(M - 4096, 0)])  # the last may go on beyond what was asked, as in nbdkit
 equal(extents(6 * M, 3 * M // 2, nbd.CMD_FLAG_REQ_ONE), [(M // 2, 0)])
 equal(extents(1, 8 * M - 1), [(1, 3)])
 if len(sys.argv) > 1:
     equal(sorted(found), ['base:allocation', sys.argv[1]])
 refused(errno.EINVAL, extents, 1, 8 * M)
 refused(errno.EINVAL, extents, 2 * M, 7 * M)
-equal(extents(1, 0), [(1, 3)])
+equal(extents(1, 0), [(M, 3)])
 END
 
 cat >options.py <<'END'
