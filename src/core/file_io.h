@@ -6,11 +6,11 @@
 // line (preadv2 with RWF_NOWAIT), writes go to the page cache in line as long as that is quick, and
 // whatever may wait for a disk runs on the offload pool. Writes of one file are made by one thread
 // at a time: the kernel would let them wait for one another anyway, spinning (a file copied to a
-// file by two loops took five times the CPU of one loop). No io_uring: cold 4 KiB reads at depth 32
-// were as many a second without it (60-66k and 64-67k), since RWF_NOWAIT starts them all; it would
-// save some 4 us of CPU for each of those. A Task resumes on its caller's loop.
-// Spans live until the Task completes. Nothing here moves or uses the file position, except for
-// FindExtents, which leaves it anywhere.
+// file by two loops took two to three times the CPU of one loop). No io_uring: cold 4 KiB reads at
+// depth 32 were as many a second without it (60-66k and 64-67k), since RWF_NOWAIT starts them all;
+// it would save some 4 us of CPU for each of those. A Task resumes on its caller's loop. Spans live
+// until the Task completes. Nothing here moves or uses the file position, except for FindExtents,
+// which leaves it anywhere.
 #include <sys/types.h>
 
 #include <atomic>
