@@ -13,8 +13,8 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "absl/cleanup/cleanup.h"
 #include "absl/strings/numbers.h"
+#include "src/core/param.h"
 
 namespace blk {
 namespace {
@@ -39,14 +39,6 @@ constexpr int kFirstActivated = 3;  // SD_LISTEN_FDS_START
   _exit(128 + WTERMSIG(status));
 }
 
-absl::StatusOr<std::string> AbsolutePath(const std::string& path) {
-  if (path.empty() || path[0] == '/') return path;
-  char* here = getcwd(nullptr, 0);
-  if (!here) return ErrnoError(errno, "cannot find out the working directory");
-  absl::Cleanup freer = [here] { std::free(here); };
-  return absl::StrCat(here, "/", path);
-}
-
 absl::StatusOr<Descriptor> WritePidfile(const std::string& path) {
   Descriptor file(open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
   std::string text = absl::StrCat(getpid(), "\n");
@@ -69,7 +61,9 @@ absl::Status LetGoOfTerminal(bool keep_errors) {
 
 absl::StatusOr<ReadyNotifier> ReadyNotifier::Start(DaemonOptions options) {
   ReadyNotifier notifier;
-  BLK_ASSIGN_OR_RETURN(notifier.pidfile_, AbsolutePath(options.pidfile));
+  if (!options.pidfile.empty()) {
+    BLK_ASSIGN_OR_RETURN(notifier.pidfile_, AbsolutePath(options.pidfile));
+  }
   notifier.background_ = options.background;
   notifier.keep_pidfile_ = options.keep_pidfile;
   notifier.keep_errors_ = options.keep_errors;

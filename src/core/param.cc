@@ -49,7 +49,7 @@ std::optional<std::pair<std::string_view, std::string_view>> SplitKeyValue(std::
 absl::StatusOr<std::string> AbsolutePath(std::string_view path) {
   if (absl::StartsWith(path, "/")) return std::string(path);
   char* here = get_current_dir_name();
-  if (!here) return ErrnoError(errno, "the working directory");
+  if (!here) return ErrnoError(errno, "cannot find out the working directory");
   std::string absolute = absl::StrCat(here, "/", path);
   std::free(here);
   return absolute;
