@@ -210,7 +210,7 @@ Task<absl::Status> FileIo::WriteAt(uint64_t offset, std::span<const char> from) 
     return writes_in_turn_ ? WriteInTurn(offset, from) : WriteOffloaded(offset, from);
   PendingWrite write{offset, from};
   Make(&write);
-  if (!LeaveTurn()) MakeOthers(/*in_line=*/true);
+  if (writes_in_turn_) MakeOthers(/*in_line=*/true);
   return ResultOf(write);
 }
 
@@ -233,14 +233,6 @@ bool FileIo::TryTurn() {
   if (!writes_in_turn_) return true;
   std::lock_guard lock(turn_mutex_);
   return !std::exchange(writing_, true);
-}
-
-// False: others wait, and it is still our turn.
-bool FileIo::LeaveTurn() {
-  if (!writes_in_turn_) return true;
-  std::lock_guard lock(turn_mutex_);
-  writing_ = !pending_.empty();
-  return !writing_;
 }
 
 // The turn stays ours. Null: nobody waits, and it has ended.
@@ -285,8 +277,8 @@ Task<absl::Status> FileIo::WriteInTurn(uint64_t offset, std::span<const char> fr
   co_return ResultOf(write);
 }
 
-// For a moment, since this thread has other work and our own write an answer to give; then the next
-// one has its turn.
+// Ends our turn: makes what others want, for a moment, since this thread has other work and our own
+// write an answer to give; then the next one has its turn.
 void FileIo::MakeOthers(bool in_line) {
   const int64_t until_ns = NowNs() + kTurnNs;
   while (PendingWrite* next = NextPending()) {

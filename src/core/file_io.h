@@ -85,7 +85,6 @@ class FileIo {
   Task<absl::Status> WriteInTurn(uint64_t offset, std::span<const char> from);
   void MakeOthers(bool in_line);
   bool TryTurn();
-  bool LeaveTurn();
   PendingWrite* NextPending();
   bool InLine(size_t bytes) const;
   void Make(PendingWrite* write);
