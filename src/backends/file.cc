@@ -63,7 +63,7 @@ class FileLayer final : public Layer {
     return absl::OkStatus();
   }
   Task<absl::StatusOr<DevicePtr>> Open(OpenArgs args) override {
-    return MakeFileDevice(file_, args.read_only);
+    return MakeFileDevice(file_, args.read_only, args.writes_behind);
   }
 
  private:

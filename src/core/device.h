@@ -25,6 +25,7 @@
 #include "absl/container/inlined_vector.h"
 #include "src/core/budget.h"
 #include "src/core/extents.h"
+#include "src/core/file_range.h"
 #include "src/core/limits.h"
 #include "src/core/task.h"
 
@@ -37,6 +38,7 @@ inline constexpr uint32_t kFua = 1;         // on stable storage before the call
 inline constexpr uint32_t kFastZero = 2;    // zero: only if faster than writing, else EOPNOTSUPP
 inline constexpr uint32_t kNoHole = 4;      // zero: keep the range allocated
 inline constexpr uint32_t kRequestOne = 8;  // extents: the first extent is enough
+inline constexpr uint32_t kLendFile = 16;   // borrow: a range of a file will do, too
 
 // Who asks, how, and until when. Made by the caller for each operation; filters may pass it on.
 struct Call {
@@ -93,7 +95,9 @@ struct Facts {
 };
 
 // Bytes that a device lends: valid and unchanged in place until the loan ends (the bytes may change
-// under concurrent writes, as with any read). Ends by destruction, on any thread.
+// under concurrent writes, as with any read). Ends by destruction, on any thread. With kLendFile it
+// may be, instead of spans, a range of a file that the device keeps open, all of it in the page
+// cache when it was lent.
 class Loan {
  public:
   Loan() = default;
@@ -101,6 +105,7 @@ class Loan {
   Loan& operator=(Loan&& other) noexcept {
     End();
     spans_ = std::move(other.spans_);
+    file_ = std::exchange(other.file_, {});
     release_ = std::exchange(other.release_, nullptr);
     context_ = std::exchange(other.context_, nullptr);
     other.spans_.clear();
@@ -115,13 +120,17 @@ class Loan {
     context_ = context;
   }
   std::span<const iovec> spans() const { return spans_; }
+  void SetFile(FileRange range) { file_ = range; }
+  const FileRange& file() const { return file_; }
   void End() {
     spans_.clear();
+    file_ = {};
     if (release_) std::exchange(release_, nullptr)(context_);
   }
 
  private:
   absl::InlinedVector<iovec, 2> spans_;
+  FileRange file_;
   void (*release_)(void*) = nullptr;
   void* context_ = nullptr;
 };

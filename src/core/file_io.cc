@@ -4,6 +4,7 @@
 #include <linux/fs.h>
 #include <linux/magic.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/uio.h>
@@ -23,6 +24,10 @@ namespace {
 
 // Copying this much takes about 0.1 ms; more in line would make the loop's other clients wait.
 constexpr size_t kInLineBytesMax = 1 << 20;
+// Since Linux 6.16, ext4 keeps what one call writes in as few large folios as it can, and goes
+// through every block of a folio at each later write to one of them. A 4k write into a file that
+// was written in pieces of 1M costs five times as much as into one of 64k pieces.
+constexpr size_t kExt4StepBytes = 64 << 10;
 constexpr size_t kZeroBytes = 256 << 10;
 constexpr size_t kZeroVectorsMax = 16;
 constexpr int64_t kSlowWriteNs = 2'000'000;
@@ -59,9 +64,11 @@ int ReadAll(int fd, char* into, size_t bytes, uint64_t offset, size_t* done) {
     return pread(fd, into + at, bytes - at, static_cast<off_t>(offset + at));
   });
 }
-int WriteAll(int fd, const char* from, size_t bytes, uint64_t offset, size_t* done) {
+// In pieces that end at multiples of `step`.
+int WriteAll(int fd, const char* from, size_t bytes, uint64_t offset, size_t step, size_t* done) {
   return MoveAll(bytes, done, [&](size_t at) {
-    return pwrite(fd, from + at, bytes - at, static_cast<off_t>(offset + at));
+    const size_t piece = std::min(bytes - at, step - (offset + at) % step);
+    return pwrite(fd, from + at, piece, static_cast<off_t>(offset + at));
   });
 }
 int WriteAllZeroes(int fd, uint64_t length, uint64_t offset, size_t* done) {
@@ -78,12 +85,12 @@ int WriteAllZeroes(int fd, uint64_t length, uint64_t offset, size_t* done) {
   });
 }
 
-// A regular file of a file system that has no disk. (Device nodes live on one too.)
-bool IsInMemory(int fd) {
+// The kind of file system that a regular file is on; 0 for device nodes, wherever they live.
+int64_t FileSystemOf(int fd) {
   struct stat file;
   struct statfs system;
-  return fstat(fd, &file) == 0 && S_ISREG(file.st_mode) && fstatfs(fd, &system) == 0 &&
-         (system.f_type == TMPFS_MAGIC || system.f_type == RAMFS_MAGIC);
+  if (fstat(fd, &file) != 0 || !S_ISREG(file.st_mode) || fstatfs(fd, &system) != 0) return 0;
+  return system.f_type;
 }
 
 bool Aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % kDirectBytes == 0; }
@@ -112,21 +119,66 @@ FileIdentity IdentityOf(int fd) {
 }  // namespace
 
 FileIo::FileIo(int fd, std::string name) : fd_(fd), name_(std::move(name)) {
-  int flags = fcntl(fd, F_GETFL);
+  const int flags = fcntl(fd, F_GETFL);
+  const int64_t system = FileSystemOf(fd);
   if (flags != -1 && (flags & O_DIRECT)) {
     alignment_bytes_ = kDirectBytes;
     reads_ = Reads::kOffload;
-  } else if (IsInMemory(fd)) {
+  } else if (system == TMPFS_MAGIC || system == RAMFS_MAGIC) {
     reads_ = Reads::kMemory;  // knows no RWF_NOWAIT, and needs none
+  } else if (system == EXT4_SUPER_MAGIC) {
+    write_step_matters_ = true;
+    write_step_bytes_ = kExt4StepBytes;
   }
-  struct stat file;
-  writes_in_turn_ = alignment_bytes_ == 1 && fstat(fd, &file) == 0 && S_ISREG(file.st_mode);
+  writes_in_turn_ = alignment_bytes_ == 1 && system != 0;
   LostWrites& lost = LostWrites::Get();
   std::lock_guard lock(lost.mutex);
   if (!lost.files.empty() && lost.files.contains(IdentityOf(fd))) sync_errno_ = EIO;
 }
 
-FileIo::~FileIo() { close(fd_); }
+// The kernel says of a file that we might not write that all of it is there. One page more than
+// the file has tells such an answer from a true one.
+struct FileIo::Mapping {
+  static constexpr uint64_t kPageBytes = 4096;
+  static constexpr uint64_t kBytesMax = uint64_t{1} << 45;  // a quarter of the address space
+
+  static std::unique_ptr<Mapping> Of(int fd) {
+    const off_t end = lseek(fd, 0, SEEK_END);
+    if (end <= 0 || static_cast<uint64_t>(end) > kBytesMax) return nullptr;
+    const uint64_t bytes = (static_cast<uint64_t>(end) + kPageBytes - 1) / kPageBytes * kPageBytes;
+    void* start = mmap(nullptr, bytes + kPageBytes, PROT_NONE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    if (start == MAP_FAILED) return nullptr;
+    auto mapping = std::make_unique<Mapping>();
+    mapping->start = static_cast<char*>(start);
+    mapping->bytes = bytes;
+    unsigned char beyond = 1;
+    if (mincore(mapping->start + bytes, kPageBytes, &beyond) != 0 || (beyond & 1)) return nullptr;
+    return mapping;
+  }
+  ~Mapping() { munmap(start, bytes + kPageBytes); }
+
+  bool IsResident(uint64_t offset, uint64_t length) const {
+    if (length > bytes || offset > bytes - length) return false;
+    const uint64_t end = (offset + length + kPageBytes - 1) / kPageBytes;
+    for (uint64_t page = offset / kPageBytes; page < end;) {
+      unsigned char pages[256];
+      const uint64_t count = std::min<uint64_t>(end - page, sizeof pages);
+      if (mincore(start + page * kPageBytes, count * kPageBytes, pages) != 0) return false;
+      for (uint64_t i = 0; i < count; ++i)
+        if (!(pages[i] & 1)) return false;
+      page += count;
+    }
+    return true;
+  }
+
+  char* start = nullptr;
+  uint64_t bytes = 0;
+};
+
+FileIo::~FileIo() {
+  mapping_.reset();
+  close(fd_);
+}
 
 absl::Status FileIo::Failed(std::string_view what, int errno_value, uint64_t offset) const {
   return ErrnoError(errno_value, absl::StrCat("cannot ", what, " ", name_, " at ", offset));
@@ -165,7 +217,10 @@ Task<absl::Status> FileIo::ReadAt(uint64_t offset, std::span<char> into) {
     iovec part{into.data(), into.size()};
     ssize_t got = preadv2(fd_, &part, 1, static_cast<off_t>(offset),
                           reads == Reads::kNoWait ? RWF_NOWAIT : 0);
-    if (got == static_cast<ssize_t>(into.size())) return absl::OkStatus();
+    if (got == static_cast<ssize_t>(into.size())) {
+      if (!reads_without_wait_.load(std::memory_order_relaxed)) reads_without_wait_ = true;
+      return absl::OkStatus();
+    }
     if (got == 0) return EndsEarly(offset);
     if (got < 0 && (errno == EOPNOTSUPP || errno == ENOSYS)) reads_ = Reads::kOffload;
     if (got > 0) done = static_cast<size_t>(got);
@@ -188,6 +243,15 @@ Task<absl::Status> FileIo::ReadOffloaded(uint64_t offset, std::span<char> into) 
   if (error == kEndOfFile) co_return EndsEarly(offset + done);
   if (error) co_return Failed("read", error, offset + done);
   co_return absl::OkStatus();
+}
+
+// Where RWF_NOWAIT is not known, as on network file systems, even what is cached may wait.
+bool FileIo::IsCached(uint64_t offset, uint64_t length) {
+  if (!reads_without_wait_.load(std::memory_order_relaxed)) return false;
+  std::call_once(map_once_, [this] { mapping_ = Mapping::Of(fd_); });
+  if (!mapping_ || !mapping_->IsResident(offset, length)) return false;
+  const off_t end = lseek(fd_, 0, SEEK_END);  // its last page may be there, and lie half outside
+  return end >= 0 && offset + length <= static_cast<uint64_t>(end);
 }
 
 void FileIo::TimedWrite(int64_t took_ns) {
@@ -222,7 +286,8 @@ absl::Status FileIo::ResultOf(const PendingWrite& write) const {
 // The write is gone when this returns, if somebody waits for it.
 void FileIo::Make(PendingWrite* write) {
   const int64_t start_ns = NowNs();
-  write->error = WriteAll(fd_, write->from.data(), write->from.size(), write->offset, &write->done);
+  write->error = WriteAll(fd_, write->from.data(), write->from.size(), write->offset,
+                          write_step_bytes_, &write->done);
   TimedWrite(NowNs() - start_ns);
   if (write->handle) write->loop->Post(write->handle);
 }
@@ -300,7 +365,8 @@ Task<absl::Status> FileIo::WriteOffloaded(uint64_t offset, std::span<const char>
   co_await Loop::Current()->Offload([&] {
     if (bounce) std::copy_n(from.data(), from.size(), bounce.data());
     int64_t start_ns = NowNs();
-    error = WriteAll(fd_, bounce ? bounce.data() : from.data(), from.size(), offset, &done);
+    error = WriteAll(fd_, bounce ? bounce.data() : from.data(), from.size(), offset,
+                     write_step_bytes_, &done);
     TimedWrite(NowNs() - start_ns);
   });
   if (error) co_return WriteFailed("write", error, offset + done);
@@ -432,6 +498,10 @@ Task<int> FileIo::Advise(uint64_t offset, uint64_t length, int advice) {
     errno = posix_fadvise(fd, static_cast<off_t>(offset), static_cast<off_t>(length), advice);
     return errno == 0 ? 0 : -1;
   });
+}
+
+Task<int> FileIo::StartWriting() {
+  return Offloaded([fd = fd_] { return sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE); });
 }
 
 Task<int> FileIo::DropPageCache() {

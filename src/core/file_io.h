@@ -17,6 +17,7 @@
 #include <coroutine>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <mutex>
 #include <span>
 #include <string>
@@ -42,6 +43,15 @@ class FileIo {
 
   // All of `into`, or an error: EIO also where the file ends too early (it was made shorter).
   Task<absl::Status> ReadAt(uint64_t offset, std::span<char> into);
+  // Whether all of the range is in the file and in the page cache, so that sendfile(2) would not
+  // wait now. False also where that cannot be known, and before anything was read.
+  bool IsCached(uint64_t offset, uint64_t length);
+  // What large writes are cut into where the file system makes small writes to the same place
+  // dearer after large ones (ext4). Small pieces suit blocks that are written again and again,
+  // whole ones (SIZE_MAX) what is written once. Before anything is written.
+  void SetWriteStep(size_t bytes) {
+    if (write_step_matters_) write_step_bytes_ = bytes;
+  }
   // All of `from`, or an error (ENOSPC ...; EIO where a device has vanished) after any part of it.
   Task<absl::Status> WriteAt(uint64_t offset, std::span<const char> from);
   // The same with zeroes. May take long, so the caller cuts what must stay stoppable.
@@ -61,7 +71,9 @@ class FileIo {
   Task<int> Allocate(int mode, uint64_t offset, uint64_t length);  // fallocate(2)
   Task<int> Discard(uint64_t offset, uint64_t length);             // BLKDISCARD
   Task<int> Advise(uint64_t offset, uint64_t length, int advice);  // posix_fadvise(2)
-  // Starts writing dirty pages and drops clean ones from the page cache.
+  // Starts writing dirty pages to the disk.
+  Task<int> StartWriting();
+  // The same, and drops clean ones from the page cache.
   Task<int> DropPageCache();
 
   // For tests: the next sync fails with this errno, as if the storage had lost writes.
@@ -69,6 +81,8 @@ class FileIo {
 
  private:
   enum class Reads { kNoWait, kMemory, kOffload };
+  // The file's address range, never touched, for mincore(2).
+  struct Mapping;
 
   Task<absl::Status> ReadOffloaded(uint64_t offset, std::span<char> into);
   // A write that waits for its turn, or has it; lives in its coroutine.
@@ -103,7 +117,12 @@ class FileIo {
   const std::string name_;
   uint32_t alignment_bytes_ = 1;
   std::atomic<Reads> reads_{Reads::kNoWait};
+  std::atomic<bool> reads_without_wait_{false};  // it has worked
+  std::once_flag map_once_;
+  std::unique_ptr<Mapping> mapping_;  // null: residency cannot be known
   bool writes_in_turn_ = false;
+  bool write_step_matters_ = false;
+  size_t write_step_bytes_ = SIZE_MAX;  // of one system call
   std::mutex turn_mutex_;
   bool writing_ = false;               // guarded by turn_mutex_, as is the next
   std::deque<PendingWrite*> pending_;  // to be made by whoever writes

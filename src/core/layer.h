@@ -52,6 +52,7 @@ struct OpenArgs {
   std::string export_name;
   bool read_only = false;
   bool tls = false;
+  bool writes_behind = false;  // much is written, most of it once, and then flushed
   const Peer* peer = nullptr;  // null outside a server; lives as long as the session
   Session* session = nullptr;  // null outside a server; lives until the device is closed
 };

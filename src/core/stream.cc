@@ -6,6 +6,7 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sys/sendfile.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -15,10 +16,13 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/numbers.h"
+#include "src/core/buffer.h"
+#include "src/core/file_io.h"
 
 namespace blk {
 namespace {
 
+constexpr size_t kCopiedBytes = 256 << 10;
 constexpr size_t kPartsPerCallMax = 1024;  // IOV_MAX
 
 bool WouldBlock(int error) { return error == EAGAIN || error == EWOULDBLOCK; }
@@ -140,6 +144,17 @@ class DescriptorStream final : public Stream {
     return WriteRest({parts.begin(), parts.end()}, 0, total);
   }
 
+  bool sends_files() const override { return socket_ && peer_.address.ss_family != AF_VSOCK; }
+  Task<absl::Status> WriteWithFile(std::span<const iovec> parts, FileRange range) override {
+    size_t total = 0;
+    for (const iovec& part : parts) total += part.iov_len;
+    more_follows_ = true;  // or TCP would send a short segment
+    absl::Status written = co_await WriteRest({parts.begin(), parts.end()}, 0, total);
+    more_follows_ = false;
+    if (!written.ok()) co_return written;
+    co_return co_await SendFile(range);
+  }
+
   Task<absl::Status> WriteWithDescriptor(std::span<const char> bytes, int fd) override {
     if (peer_.address.ss_family != AF_UNIX)
       co_return ErrnoErrorAsIs(EOPNOTSUPP, "this stream cannot send descriptors");
@@ -227,12 +242,53 @@ class DescriptorStream final : public Stream {
 
   ssize_t SendSome(std::span<const iovec> parts) {
     if (!socket_) return writev(write_fd_, parts.data(), static_cast<int>(parts.size()));
-    if (parts.size() == 1)
-      return send(write_fd_, parts[0].iov_base, parts[0].iov_len, MSG_NOSIGNAL);
+    const int flags = MSG_NOSIGNAL | (more_follows_ ? MSG_MORE : 0);
+    if (parts.size() == 1) return send(write_fd_, parts[0].iov_base, parts[0].iov_len, flags);
     msghdr message{};
     message.msg_iov = const_cast<iovec*>(parts.data());
     message.msg_iovlen = parts.size();
-    return sendmsg(write_fd_, &message, MSG_NOSIGNAL);
+    return sendmsg(write_fd_, &message, flags);
+  }
+
+  Task<absl::Status> SendFile(FileRange range) {
+    while (range.length > 0) {
+      if (cancelled_) co_return ErrnoErrorAsIs(ECANCELED, "the connection was closed");
+      off_t at = static_cast<off_t>(range.offset);
+      ssize_t sent = sendfile(write_fd_, range.file->fd(), &at, range.length);
+      if (sent > 0) {
+        range.offset += sent;
+        range.length -= sent;
+      } else if (sent == 0) {
+        co_return ErrnoErrorAsIs(
+            EIO, absl::StrCat(range.file->name(), " ends at or before ", range.offset,
+                              ": it was made shorter while in use"));
+      } else if (WouldBlock(errno)) {
+        BLK_CO_RETURN_IF_ERROR(co_await read_watch_->Writable());
+        // That may have taken long, and this loop has other clients.
+        if (!range.file->IsCached(range.offset, range.length))
+          co_return co_await SendFileByCopying(range);
+      } else if (errno == EINVAL || errno == ENOSYS || errno == EOPNOTSUPP) {
+        co_return co_await SendFileByCopying(range);  // this file system has no sendfile
+      } else if (errno != EINTR) {
+        co_return ErrnoError(errno, absl::StrCat("cannot send ", range.file->name(), " at ",
+                                                 range.offset, " to the peer"));
+      }
+    }
+    co_return absl::OkStatus();
+  }
+
+  Task<absl::Status> SendFileByCopying(FileRange range) {
+    Buffer buffer(std::min<uint64_t>(range.length, kCopiedBytes));
+    while (range.length > 0) {
+      const std::span<char> bytes =
+          buffer.span().first(std::min<uint64_t>(range.length, buffer.size()));
+      BLK_CO_RETURN_IF_ERROR(co_await range.file->ReadAt(range.offset, bytes));
+      const iovec part{bytes.data(), bytes.size()};
+      BLK_CO_RETURN_IF_ERROR(co_await WriteAll({&part, 1}));
+      range.offset += bytes.size();
+      range.length -= bytes.size();
+    }
+    co_return absl::OkStatus();
   }
 
   Task<absl::Status> WriteRest(std::vector<iovec> parts, size_t done, size_t total) {
@@ -259,7 +315,8 @@ class DescriptorStream final : public Stream {
   int read_fd_, write_fd_;
   bool socket_ = false;
   bool cancelled_ = false, read_shut_ = false, keep_descriptors_ = false;
-  bool drained_ = false;  // the last read left nothing behind
+  bool drained_ = false;       // the last read left nothing behind
+  bool more_follows_ = false;  // what is written now
   int received_fd_ = -1;
   Peer peer_;
   std::unique_ptr<Watch> read_watch_, write_watch_;

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "src/core/file_range.h"
 #include "src/core/loop.h"
 
 namespace blk {
@@ -34,6 +35,15 @@ class Stream {
 
   // All bytes of all parts, in order. After a failure nothing more can be written.
   virtual Task<absl::Status> WriteAll(std::span<const iovec> parts) = 0;
+
+  // Whether WriteWithFile() works.
+  virtual bool sends_files() const { return false; }
+  // As WriteAll, and then a range of a file, from the page cache. It fails with what reading the
+  // file fails with, too; EIO where it ends too early.
+  virtual Task<absl::Status> WriteWithFile(std::span<const iovec> parts, FileRange range) {
+    (void)parts, (void)range;
+    return ErrnoErrorAsIs(EOPNOTSUPP, "this stream cannot send files");
+  }
 
   // As WriteAll with one part, and sends `fd` along (SCM_RIGHTS). EOPNOTSUPP unless this is a Unix
   // socket.

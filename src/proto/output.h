@@ -14,7 +14,14 @@ namespace blk::nbd {
 struct Output {
   static constexpr size_t kArenaBytes = 32 << 10;
 
-  std::vector<iovec> parts;  // in the order of sending
+  // A range of a file is sent after the first `parts` parts.
+  struct FilePart {
+    size_t parts;
+    FileRange range;
+  };
+
+  std::vector<iovec> parts;     // in the order of sending
+  std::vector<FilePart> files;  // in the same order, sent between them
   std::vector<Buffer> buffers;
   std::vector<Loan> loans;
   uint64_t bytes = 0;    // of all parts
@@ -32,7 +39,9 @@ struct Output {
     char* at = arenas_.back().data() + arena_used_;
     arena_used_ += size;
     bytes += size;
-    if (!parts.empty() && static_cast<char*>(parts.back().iov_base) + parts.back().iov_len == at) {
+    const bool file_between = !files.empty() && files.back().parts == parts.size();
+    if (!parts.empty() && !file_between &&
+        static_cast<char*>(parts.back().iov_base) + parts.back().iov_len == at) {
       parts.back().iov_len += size;
     } else {
       parts.push_back({at, size});
@@ -46,8 +55,15 @@ struct Output {
     bytes += size;
   }
 
+  // After a header.
+  void AppendFile(FileRange range) {
+    files.push_back({parts.size(), range});
+    bytes += range.length;
+  }
+
   void Clear() {
     parts.clear();
+    files.clear();
     buffers.clear();
     loans.clear();
     if (arenas_.size() > 1) arenas_.resize(1);

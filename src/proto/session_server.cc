@@ -8,6 +8,9 @@ namespace {
 
 // Below this a copy is cheaper than a loan and its extra part in the gathered send.
 constexpr size_t kBorrowBytesMin = 16 << 10;
+// Below this a read and a gathered send cost less than a question to the page cache and a system
+// call for each reply.
+constexpr size_t kBorrowFileBytesMin = 32 << 10;
 // Replies go out when there is so much of them, while the data is still in the processor's cache.
 constexpr uint64_t kFlushBytes = 256 << 10;
 constexpr uint32_t kCallFlags = kFua | kFastZero | kNoHole | kRequestOne;
@@ -344,7 +347,9 @@ void ServerSession::StartRead(const Request& request, uint64_t charged) {
   if (InArena(request)) return StartArenaRead(request, charged);
   if (request.length >= kBorrowBytesMin) {
     Loan loan;
-    if (device_->Borrow(CallFor(request), request.offset, request.length, &loan))
+    const bool file = request.length >= kBorrowFileBytesMin && stream_->sends_files();
+    const Call call = CallFor(request).With(file ? kLendFile : 0);
+    if (device_->Borrow(call, request.offset, request.length, &loan))
       return ReplyLoan(request, std::move(loan), charged);
   }
   Buffer buffer(kReplyHeaderRoomBytes + request.length);

@@ -104,6 +104,8 @@ class ServerSession {
   Task<void> FlushLater();
   void StartFlush();
   Task<void> FlushLoop();
+  Task<absl::Status> Send(const Output& output);
+  Task<absl::Status> SendWithFiles(const Output& output);
   void ReleaseOutput(Output& output);
 
   BufferedReader* const reader_;

@@ -80,9 +80,13 @@ void ServerSession::ReplyRead(const Request& request, Buffer buffer, uint64_t ch
 
 void ServerSession::ReplyLoan(const Request& request, Loan loan, uint64_t charged) {
   EndReply(charged);
+  auto append = [&] {
+    for (const iovec& span : loan.spans()) pending_.AppendBytes(span.iov_base, span.iov_len);
+    if (loan.file().file) pending_.AppendFile(loan.file());
+  };
   if (options_.style == ReplyStyle::kSimple) {
     StoreSimpleReply(pending_.Append(kSimpleReplyBytes), 0, request.cookie);
-    for (const iovec& span : loan.spans()) pending_.AppendBytes(span.iov_base, span.iov_len);
+    append();
   } else if (!ReplySparse(request, loan.spans())) {
     char header[kExtendedReplyBytes];
     size_t bytes = StoreHeader(header, request, kChunkFlagDone, kChunkOffsetData,
@@ -90,7 +94,7 @@ void ServerSession::ReplyLoan(const Request& request, Loan loan, uint64_t charge
     char* out = pending_.Append(bytes + kOffsetDataHeaderBytes);
     std::memcpy(out, header, bytes);
     StoreOffsetData(out + bytes, request.offset);
-    for (const iovec& span : loan.spans()) pending_.AppendBytes(span.iov_base, span.iov_len);
+    append();
   }
   pending_.loans.push_back(std::move(loan));
 }
@@ -230,13 +234,32 @@ void ServerSession::StartFlush() {
   scope_.Spawn(FlushLoop());
 }
 
+// A plain call where there are no files.
+Task<absl::Status> ServerSession::Send(const Output& output) {
+  if (output.files.empty()) return stream_->WriteAll(output.parts);
+  return SendWithFiles(output);
+}
+
+Task<absl::Status> ServerSession::SendWithFiles(const Output& output) {
+  std::span<const iovec> parts = output.parts;
+  size_t done = 0;
+  for (const Output::FilePart& file : output.files) {
+    BLK_CO_RETURN_IF_ERROR(
+        co_await stream_->WriteWithFile(parts.subspan(done, file.parts - done), file.range));
+    done = file.parts;
+  }
+  if (done == parts.size()) co_return absl::OkStatus();
+  co_return co_await stream_->WriteAll(parts.subspan(done));
+}
+
 Task<void> ServerSession::FlushLoop() {
   while (!pending_.parts.empty()) {
     std::swap(pending_, sending_);
     if (send_failure_.ok()) {
-      absl::Status status = co_await stream_->WriteAll(sending_.parts);
+      absl::Status status = co_await Send(sending_);
       if (!status.ok()) {
-        // The client takes no more replies, so it can have no more requests.
+        // The client takes no more replies, or a file failed in the middle of one, so it can have
+        // no more requests.
         send_failure_ = status;
         stop_.request_stop();
         stream_->ShutdownRead();

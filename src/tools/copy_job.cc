@@ -218,6 +218,7 @@ Task<absl::Status> FromDisk(CopyJob* job, CopyProgress* progress) {
   if (job->target.kind() != Endpoint::Kind::kStream) {
     wish.read_only = false;
     wish.create_bytes = source->size();
+    wish.writes_behind = job->options.flush;
     BLK_CO_ASSIGN_OR_RETURN(target, co_await job->target.Open(wish));
     job->options.destination_is_zero |= job->target.reads_as_zeroes();
     if (job->resume) {

@@ -136,6 +136,7 @@ Task<absl::StatusOr<DevicePtr>> Endpoint::Open(Wish wish) {
   OpenArgs args;
   args.export_name = export_name_;
   args.read_only = wish.read_only || read_only_;
+  args.writes_behind = wish.writes_behind;
   auto device = co_await layer_->Open(std::move(args));
   if (!device.ok() && captive_) co_return co_await Explain(device.status());
   if (!device.ok()) co_return Annotate(device.status(), text_);

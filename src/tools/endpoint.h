@@ -48,6 +48,7 @@ class Endpoint {
     bool read_only = true;
     // Targets: the size that a path is given, and that `null:` has.
     std::optional<uint64_t> create_bytes = std::nullopt;
+    bool writes_behind = false;              // the target's flush will come soon
     int connections = 4;                     // of NBD, at most
     std::shared_ptr<Arena> arena = nullptr;  // that the tool's buffers come from
     bool shm = true;                         // offer shared memory to NBD servers

@@ -58,6 +58,28 @@ def splice():
             print(f"{name}: pread and send {ours:.1f} us of CPU for 256k, sendfile {theirs:.1f}")
 
 
+def folios():
+    """What 4k writes cost into the page cache of a file that was written in pieces of some size."""
+    data, mib = memoryview(os.urandom(1 << 20)), 512
+
+    def cpu_us(step, times):
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        for i in range(times):
+            step(i)
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1e6 / times
+
+    def side(piece):
+        with tempfile.TemporaryFile(dir="/var/tmp") as file:
+            pieces = mib * (1 << 20) // piece
+            fill = cpu_us(lambda i: os.pwrite(file.fileno(), data[:piece], i * piece), pieces) * (1 << 20) / piece
+            return fill, cpu_us(lambda i: os.pwrite(file.fileno(), data[:4096], i * 7919 % (mib * 256) * 4096), 50000)
+
+    for piece in 1 << 20, 256 << 10, 64 << 10, 16 << 10:
+        fill, small = (statistics.median(x) for x in zip(*(side(piece) for _ in range(RUNS))))
+        print(f"a file written in pieces of {piece >> 10}k: {fill:.0f} us of CPU for each MiB, then {small:.1f} for a 4k write")
+
+
 def huge_pages():
     """allocator=malloc lies in huge pages, allocator=sparse in small ones."""
 
@@ -81,4 +103,5 @@ def huge_pages():
 
 if __name__ == "__main__":
     splice()
+    folios()
     huge_pages()

@@ -1,7 +1,10 @@
 // The parts of the contract that change nothing.
+#include <unistd.h>
+
 #include <algorithm>
 #include <bit>
 
+#include "src/core/file_io.h"
 #include "test/conformance/contract.h"
 
 namespace blk::test {
@@ -36,6 +39,11 @@ std::string Flatten(const Loan& loan) {
   std::string bytes;
   for (const iovec& span : loan.spans())
     bytes.append(static_cast<const char*>(span.iov_base), span.iov_len);
+  if (const FileRange& range = loan.file(); range.file) {
+    bytes.resize(range.length);
+    BLK_CHECK(pread(range.file->fd(), bytes.data(), bytes.size(),
+                    static_cast<off_t>(range.offset)) == static_cast<ssize_t>(bytes.size()));
+  }
   return bytes;
 }
 
@@ -50,12 +58,14 @@ Task<void> CheckOneRead(Trial* trial, const Window* window, uint64_t at, uint64_
                 length);
   trial->Expect(got.front() == '\x5a' && got.back() == '\x5a', "read writes outside its span",
                 offset, length);
-  Loan loan;
-  if (!trial->device->Borrow({}, offset, length, &loan)) {
-    trial->Expect(loan.spans().empty(), "a refused loan lends something", offset, length);
-    co_return;
+  for (uint32_t flags : {uint32_t{0}, kLendFile}) {
+    Loan loan;
+    const bool lent = trial->device->Borrow({.flags = flags}, offset, length, &loan);
+    trial->Expect(flags == kLendFile || !loan.file().file, "lends a file that was not asked for",
+                  offset, length);
+    trial->Expect(Flatten(loan) == (lent ? want : ""), "lent bytes differ from read ones", offset,
+                  length);
   }
-  trial->Expect(Flatten(loan) == want, "lent bytes differ from read ones", offset, length);
 }
 
 // Flags of each byte of a range, asked in whatever pieces the device gives; false on a failure.

@@ -1,7 +1,9 @@
 #include "src/core/file_io.h"
 
 #include <doctest/doctest.h>
+#include <linux/magic.h>
 #include <sys/mman.h>
+#include <sys/statfs.h>
 
 #include <fstream>
 #include <iterator>
@@ -79,6 +81,10 @@ Task<absl::Status> ReadOne(FileIo* io, uint64_t offset, size_t bytes, std::strin
   co_return co_await io->ReadAt(offset, *got);
 }
 
+Task<absl::Status> WriteOne(FileIo* io, uint64_t offset, std::string_view bytes) {
+  co_return co_await io->WriteAt(offset, bytes);
+}
+
 TEST_CASE("pages that are not in memory come from the disk") {
   TemporaryDirectory dir;
   std::string content = Bytes(3 << 20, 5);
@@ -91,6 +97,49 @@ TEST_CASE("pages that are not in memory come from the disk") {
     LoopPool pool(1);
     REQUIRE(pool.RunMain(ReadOne(&io, offset, 1 << 20, &got)).ok());
     CHECK(got == content.substr(offset, 1 << 20));
+  }
+}
+
+TEST_CASE("what is cached is known, once reads have worked, and what is not is not claimed") {
+  TemporaryDirectory dir;
+  std::string path = dir.Write("file", Bytes(100'000, 6));
+  FileIo io(OpenForTest(path, O_RDWR), path);
+  REQUIRE(fsync(io.fd()) == 0);
+  CHECK(!io.IsCached(0, 1));  // nobody knows yet
+  std::string got;
+  LoopPool pool(1), again(1);
+  REQUIRE(pool.RunMain(ReadOne(&io, 0, 100'000, &got)).ok());
+  CHECK(io.IsCached(0, 100'000));
+  CHECK(io.IsCached(99'999, 1));
+  CHECK(!io.IsCached(99'999, 2));  // the page is there, the byte is not
+  CHECK(!io.IsCached(uint64_t{1} << 62, 1));
+  CHECK(!io.IsCached(UINT64_MAX - 5, 10));
+  struct statfs system;
+  if (fstatfs(io.fd(), &system) == 0 && system.f_type == TMPFS_MAGIC) return;  // keeps its pages
+  REQUIRE(posix_fadvise(io.fd(), 0, 0, POSIX_FADV_DONTNEED) == 0);
+  CHECK(!io.IsCached(0, 100'000));
+  CHECK(!io.IsCached(50'000, 1));
+  REQUIRE(again.RunMain(ReadOne(&io, 50'000, 1, &got)).ok());
+  CHECK(io.IsCached(50'000, 1));
+}
+
+TEST_CASE("a write that is made in steps is one write") {
+  for (size_t step : {size_t{0}, size_t{4096}, size_t{16} << 10, SIZE_MAX}) {
+    TemporaryDirectory dir;
+    FileIo io(OpenForTest(dir / "file", O_RDWR), "file");
+    if (step) io.SetWriteStep(step);
+    std::string content = Bytes(400'000, 7);
+    for (auto [offset, bytes] :
+         {std::pair<size_t, size_t>{0, 400'000}, {65'000, 300'001}, {65'536, 65'536}, {1, 4095}}) {
+      std::string data = Bytes(bytes, static_cast<uint32_t>(bytes));
+      content.replace(offset, bytes, data);
+      LoopPool pool(1);
+      REQUIRE(pool.RunMain(WriteOne(&io, offset, data)).ok());
+    }
+    std::string got;
+    LoopPool pool(1);
+    REQUIRE(pool.RunMain(ReadOne(&io, 0, content.size(), &got)).ok());
+    CHECK(got == content);
   }
 }
 
@@ -110,10 +159,6 @@ TEST_CASE("a file that became shorter gives EIO, never made-up bytes") {
   }
   LoopPool pool(1);
   CHECK(pool.RunMain(ReadOne(&io, 4999, 1, &got)).ok());
-}
-
-Task<absl::Status> WriteOne(FileIo* io, uint64_t offset, std::string_view bytes) {
-  co_return co_await io->WriteAt(offset, bytes);
 }
 
 TEST_CASE("writing where there is no room is ENOSPC") {

@@ -115,7 +115,8 @@ absl::Status Stopped() { return ErrnoErrorAsIs(ECANCELED, "the request was cance
 // fdatasync after the other does (5600 with an unfair lock; the fair one here is not measured yet).
 class FileDevice final : public Device {
  public:
-  FileDevice(DiskFilePtr file, Facts facts) : Device(std::move(facts)), file_(std::move(file)) {}
+  FileDevice(DiskFilePtr file, Facts facts, bool writes_behind)
+      : Device(std::move(facts)), file_(std::move(file)), writes_behind_(writes_behind) {}
 
  protected:
   Task<absl::Status> DoRead(const Call&, uint64_t offset, std::span<char> into) override {
@@ -123,8 +124,9 @@ class FileDevice final : public Device {
     return ReadAndDrop(offset, into);
   }
   Task<absl::Status> DoWrite(const Call&, uint64_t offset, std::span<const char> from) override {
-    if (file_->options.keep_in_page_cache) return file_->io.WriteAt(offset, from);
-    return WriteAndDrop(offset, from);
+    if (file_->options.keep_in_page_cache && !writes_behind_)
+      return file_->io.WriteAt(offset, from);
+    return WriteInWindows(offset, from);
   }
   Task<absl::Status> DoFlush(const Call&) override {
     if (!file_->writable) return absl::OkStatus();
@@ -143,21 +145,29 @@ class FileDevice final : public Device {
     if (!file_->finds_holes) return Device::DoExtents(call, context, list);
     return file_->io.FindExtents(list, (call.flags & kRequestOne) != 0);
   }
+  bool DoBorrow(const Call& call, uint64_t offset, uint64_t length, Loan* loan) override {
+    if (!(call.flags & kLendFile) || !file_->options.keep_in_page_cache ||
+        !file_->io.IsCached(offset, length))
+      return false;
+    loan->SetFile({&file_->io, offset, length});
+    return true;
+  }
 
  private:
   Task<absl::Status> ReadAndDrop(uint64_t offset, std::span<char> into);
-  Task<absl::Status> WriteAndDrop(uint64_t offset, std::span<const char> from);
+  Task<absl::Status> WriteInWindows(uint64_t offset, std::span<const char> from);
   Task<absl::Status> SyncAndDrop();
   Task<bool> Try(std::atomic<bool>* known_to_work, int mode, uint64_t offset, uint64_t length);
   Task<bool> ZeroWithoutWriting(uint32_t flags, uint64_t offset, uint64_t length);
   Task<absl::Status> ZeroSectors(const Call& call, uint64_t offset, uint64_t length);
 
   DiskFilePtr file_;
+  const bool writes_behind_;
 };
 
-// cache=none. Clean pages go at once; dirty ones are sent to the disk in windows, and go one window
-// later.
-constexpr uint64_t kDropWindowBytes = 8 << 20;
+// What is written goes to the disk in windows of so much. With cache=none, pages leave the cache
+// one window later; clean ones at once.
+constexpr uint64_t kWindowBytes = 8 << 20;
 
 Task<absl::Status> FileDevice::ReadAndDrop(uint64_t offset, std::span<char> into) {
   BLK_CO_RETURN_IF_ERROR(co_await file_->io.ReadAt(offset, into));
@@ -167,11 +177,14 @@ Task<absl::Status> FileDevice::ReadAndDrop(uint64_t offset, std::span<char> into
   co_return absl::OkStatus();
 }
 
-Task<absl::Status> FileDevice::WriteAndDrop(uint64_t offset, std::span<const char> from) {
+Task<absl::Status> FileDevice::WriteInWindows(uint64_t offset, std::span<const char> from) {
   BLK_CO_RETURN_IF_ERROR(co_await file_->io.WriteAt(offset, from));
   uint64_t before = file_->written_bytes.fetch_add(from.size());
-  if (before / kDropWindowBytes != (before + from.size()) / kDropWindowBytes)
-    (void)co_await file_->io.DropPageCache();
+  if (before / kWindowBytes != (before + from.size()) / kWindowBytes) {
+    // A disk that fails says so at the flush.
+    FileIo& io = file_->io;
+    (void)co_await (file_->options.keep_in_page_cache ? io.StartWriting() : io.DropPageCache());
+  }
   co_return absl::OkStatus();
 }
 
@@ -315,7 +328,7 @@ absl::StatusOr<DiskFilePtr> AdoptDiskFile(int fd, std::string name, const FileOp
   return file;
 }
 
-absl::StatusOr<DevicePtr> MakeFileDevice(DiskFilePtr file, bool read_only) {
+absl::StatusOr<DevicePtr> MakeFileDevice(DiskFilePtr file, bool read_only, bool writes_behind) {
   Facts facts;
   BLK_ASSIGN_OR_RETURN(facts.size, SizeOf(*file));
   // Whoever copied it would take nothing for the content of the disk.
@@ -336,7 +349,8 @@ absl::StatusOr<DevicePtr> MakeFileDevice(DiskFilePtr file, bool read_only) {
   facts.cache = Support::kNative;
   facts.multi_conn = true;
   facts.shared_buffers_ok = true;
-  return std::make_shared<FileDevice>(std::move(file), std::move(facts));
+  if (writes_behind) file->io.SetWriteStep(SIZE_MAX);
+  return std::make_shared<FileDevice>(std::move(file), std::move(facts), writes_behind);
 }
 
 }  // namespace blk

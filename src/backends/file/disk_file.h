@@ -37,7 +37,7 @@ struct DiskFile {
 
   // What the file system or driver has not refused yet.
   std::atomic<bool> punches_holes{true}, zeroes_ranges{true}, allocates{true}, discards{true};
-  std::atomic<uint64_t> written_bytes{0};  // since the page cache was dropped last
+  std::atomic<uint64_t> written_bytes{0};  // by those who drop pages or write behind
 };
 using DiskFilePtr = std::shared_ptr<DiskFile>;
 
@@ -51,7 +51,9 @@ absl::StatusOr<DiskFilePtr> AdoptDiskFile(int fd, std::string name, const FileOp
 // True for what OpenDiskFile takes, by type.
 bool IsDiskMode(mode_t mode);
 
-// A device of the size that the file has now.
-absl::StatusOr<DevicePtr> MakeFileDevice(DiskFilePtr file, bool read_only);
+// A device of the size that the file has now. With `writes_behind` the disk begins to write what
+// came while more comes, instead of at the flush.
+absl::StatusOr<DevicePtr> MakeFileDevice(DiskFilePtr file, bool read_only,
+                                         bool writes_behind = false);
 
 }  // namespace blk

@@ -10,6 +10,9 @@
 namespace blk {
 namespace {
 
+// A block is here because it will be used again.
+constexpr size_t kWriteStepBytes = 16 << 10;
+
 absl::StatusOr<int> OpenTemporaryFile() {
   const char* directory = std::getenv("TMPDIR");
   std::string path = absl::StrCat(directory && *directory ? directory : "/var/tmp", "/blkXXXXXX");
@@ -32,7 +35,9 @@ absl::StatusOr<std::unique_ptr<BlockStore>> BlockStore::Create(uint64_t block_by
 BlockStore::BlockStore(int fd, uint64_t block_bytes, size_t zero_ranges_max)
     : block_bytes_(block_bytes),
       zero_ranges_max_(zero_ranges_max),
-      file_(fd, "the temporary file") {}
+      file_(fd, "the temporary file") {
+  file_.SetWriteStep(kWriteStepBytes);
+}
 
 // The first present block in [first, end), or `end`.
 uint64_t BlockStore::NextPresent(uint64_t first, uint64_t end) const {
