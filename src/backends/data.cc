@@ -13,6 +13,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "src/backends/data/describe.h"
 #include "src/backends/data/evaluate.h"
 #include "src/backends/data/image.h"
 #include "src/backends/data/inputs.h"
@@ -21,6 +22,7 @@
 #include "src/backends/store_device.h"
 #include "src/core/spec.h"
 #include "src/core/suggest.h"
+#include "src/core/trace.h"
 
 namespace blk {
 namespace {
@@ -57,6 +59,12 @@ absl::StatusOr<ImagePtr> Resize(const ImagePtr& image, uint64_t size) {
   return builder.Build();
 }
 
+void LogTree(const DataProgram& program) {
+  LogDebug("BEGIN AST (-D data.AST=1)");
+  for (const std::string& line : DescribeData(program)) LogDebug(line);
+  LogDebug("END AST");
+}
+
 class DataLayer final : public Layer {
  public:
   // The content is the program, or else the bytes.
@@ -87,6 +95,7 @@ class DataLayer final : public Layer {
  private:
   absl::StatusOr<ImagePtr> MakeImage() {
     if (!program_) return BytesImage(std::move(bytes_));
+    if (DebugFlag("data.AST")) LogTree(*program_);
     DataOptions options;
     options.open_file = OpenDataFile;
     options.open_script = OpenDataScript;

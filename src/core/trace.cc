@@ -30,7 +30,7 @@ std::vector<std::string>& DebugFlags() {
 
 // What clients and programs say must not look like lines of ours.
 std::string Escaped(std::string_view text) {
-  constexpr std::string_view kControls = "\a\b\t\n\v\f\r", kLetters = "abtnvfr";
+  constexpr std::string_view kControls = "\a\b\t\n\v\f\r\\", kLetters = "abtnvfr\\";
   std::string result;
   for (char c : text) {
     const size_t control = kControls.find(c);

@@ -1,6 +1,6 @@
 // Any text through the parser of data expressions, and what it accepts through the evaluator and
 // the renderer, with bounds that keep one input quick. What came of it is checked: cut by need,
-// the image must begin with the same bytes.
+// the image must begin with the same bytes. The tree is printed as well.
 //
 // Fuzzes: src/backends/data/parse
 #include <algorithm>
@@ -11,6 +11,7 @@
 #include <string>
 #include <string_view>
 
+#include "src/backends/data/describe.h"
 #include "src/backends/data/evaluate.h"
 #include "src/backends/data/image.h"
 #include "src/backends/data/parse.h"
@@ -77,6 +78,7 @@ void TryText(std::string_view text) {
     BLK_CHECK(!program.status().message().empty());
     return;
   }
+  BLK_CHECK(!DescribeData(*program).empty());
   auto open = [](std::string name) -> absl::StatusOr<std::unique_ptr<DataInput>> {
     return std::make_unique<FuzzInput>(std::move(name));
   };
