@@ -20,7 +20,7 @@ class SerializedDevice final : public Filter {
  public:
   SerializedDevice(DevicePtr below, std::shared_ptr<Mutex> requests,
                    std::shared_ptr<Semaphore> connections)
-      : Filter(below, below->facts(), /*passes_data=*/false),
+      : Filter(below, FactsOf(*below, connections != nullptr), /*passes_data=*/false),
         requests_(std::move(requests)),
         connections_(std::move(connections)) {}
 
@@ -63,6 +63,13 @@ class SerializedDevice final : public Filter {
   }
 
  private:
+  // Who would open a second connection, to be faster, would wait for the end of its first.
+  static Facts FactsOf(const Device& below, bool one_connection) {
+    Facts facts = below.facts();
+    if (one_connection) facts.multi_conn = false;
+    return facts;
+  }
+
   std::shared_ptr<Mutex> requests_;
   std::shared_ptr<Semaphore> connections_;  // null unless connections are serialized
 };

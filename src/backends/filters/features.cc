@@ -257,14 +257,6 @@ class NoParallelLayer final : public FilterLayer {
       : FilterLayer(std::move(below)), model_(model) {}
   ThreadModel thread_model() override { return std::min(model_, below().thread_model()); }
 
- protected:
-  absl::StatusOr<DevicePtr> Wrap(DevicePtr device, const OpenArgs&) override {
-    if (model_ != ThreadModel::kSerializeConnections) return device;
-    Facts facts = device->facts();
-    facts.multi_conn = false;
-    return WithFacts(std::move(device), std::move(facts));
-  }
-
  private:
   const ThreadModel model_;
 };
