@@ -285,11 +285,10 @@ absl::StatusOr<Probability> ParseProbability(std::string_view text) {
   constexpr std::string_view kHint = "give a number from 0 to 1, a share like 25%, or N:M";
   double value = 0;
   if (size_t colon = text.find_first_of(":/"); colon != std::string_view::npos) {
-    absl::StatusOr<uint64_t> part = ParseUnsigned(text.substr(0, colon));
-    absl::StatusOr<uint64_t> all = ParseUnsigned(text.substr(colon + 1));
-    if (!part.ok() || !all.ok() || *all == 0 || *part > *all)
-      return NotA(text, "a probability", kHint);
-    value = static_cast<double>(*part) / static_cast<double>(*all);
+    absl::StatusOr<double> part = ParseNumber(text.substr(0, colon));
+    absl::StatusOr<double> all = ParseNumber(text.substr(colon + 1));
+    if (!part.ok() || !all.ok() || *all <= 0) return NotA(text, "a probability", kHint);
+    value = *part / *all;
   } else {
     bool percent = absl::EndsWith(text, "%");
     absl::StatusOr<double> number = ParseNumber(text.substr(0, text.size() - (percent ? 1 : 0)));

@@ -195,6 +195,7 @@ TEST_CASE("decimal numbers, probabilities and shares") {
   CHECK(ParseProbability("25%")->value == 0.25);
   CHECK(ParseProbability("0.25")->value == 0.25);
   CHECK(ParseProbability("1:4")->value == 0.25);
+  CHECK(ParseProbability("0.5:2")->value == 0.25);
   CHECK(ParseProbability("1e-8")->value == 1e-8);
   for (const char* text :
        {"", "%", "101%", "-0.1", "1.1", "5:4", "1:0", "1:", ":", "1:2:3", "a:b"}) {

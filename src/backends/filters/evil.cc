@@ -1,8 +1,11 @@
-// evil: flips bits of what is read, as bad memory and bad wires do. What is written is left alone.
+// evil: flips bits of what is read, as bad memory and bad wires do. What is written is left alone,
+// and so are holes: where nothing is stored nothing goes bad.
 //
 // Parallel-safe: which bits are bad follows from the seed and the place; the rest is random.
+#include <algorithm>
 #include <cmath>
 #include <random>
+#include <vector>
 
 #include "src/backends/filters/wrap_layer.h"
 #include "src/core/loop.h"
@@ -14,15 +17,24 @@ namespace {
 enum class Mode { kCosmicRays, kStuckBits, kStuckWires };
 
 struct Config {
-  Mode mode = Mode::kCosmicRays;
-  Probability probability{1e-8};
+  Mode mode = Mode::kStuckBits;
+  std::optional<Probability> probability;
   Probability stuck_probability{1};
   std::optional<uint64_t> seed;
 };
 
-// Places of bad bits are made for so many bytes at a time. For wires, so wide is what they carry.
+// Places of bad bits of the disk are made for so many bytes at a time.
 constexpr uint64_t kRegionBytes = 1 << 20;
-constexpr uint64_t kWireBytes = 4096;
+
+// Shares outside of these are none and all: nbdkit-evil-filter(1), "Probability limited".
+constexpr double kProbabilityMin = 1e-12, kProbabilityMax = 1.0 / 8;
+
+double ProbabilityOf(const Config& config) {
+  const double wires = 1e-6, bits = 1e-8;
+  double value = config.mode == Mode::kStuckWires ? wires : bits;
+  if (config.probability) value = config.probability->value;
+  return value < kProbabilityMin ? 0 : value > kProbabilityMax ? 1 : value;
+}
 
 // Numbers from a seed, quickly begun anew (splitmix64).
 class Random {
@@ -49,54 +61,91 @@ class Random {
 class EvilDevice final : public Filter {
  public:
   EvilDevice(DevicePtr below, const Config& config, uint64_t seed)
-      : Filter(below, below->facts()), config_(config), seed_(seed) {}
+      : Filter(below, below->facts()),
+        mode_(config.mode),
+        probability_(ProbabilityOf(config)),
+        stuck_probability_(config.stuck_probability.value),
+        seed_(seed) {}
 
  protected:
   Task<absl::Status> DoRead(const Call& call, uint64_t offset, std::span<char> into) override {
-    if (config_.probability.value <= 0) return below().Read(call, offset, into);
+    if (probability_ <= 0) return below().Read(call, offset, into);
     return ReadBadly(call, offset, into);
   }
 
  private:
+  // What was read, from where, and what of it is stored somewhere.
+  struct Packet {
+    uint64_t offset;
+    std::span<char> bytes;
+    ExtentList extents;
+
+    uint64_t end() const { return offset + bytes.size(); }
+    // Where the caller asks in ascending order.
+    bool Stored(uint64_t at) {
+      const auto& list = extents.extents();
+      while (extent < list.size() && at >= extent_start + list[extent].length)
+        extent_start += list[extent++].length;
+      return extent == list.size() || !(list[extent].flags & kExtentHole);
+    }
+    size_t extent = 0;
+    uint64_t extent_start = extents.start();
+  };
+
   Task<absl::Status> ReadBadly(const Call& call, uint64_t offset, std::span<char> into) {
     BLK_CO_RETURN_IF_ERROR(co_await below().Read(call, offset, into));
-    Random now(Loop::Current()->Random());
-    if (config_.mode == Mode::kCosmicRays) {
-      ForEachBad(&now, into.size(), [&](uint64_t byte, int bit, Random*) {
-        into[byte] ^= static_cast<char>(1 << bit);
-      });
-      co_return absl::OkStatus();
+    Packet packet{.offset = offset, .bytes = into, .extents = ExtentList(offset, into.size())};
+    while (!packet.extents.full()) {
+      const uint64_t next = packet.extents.next();
+      ExtentList part(next, packet.end() - next);
+      BLK_CO_RETURN_IF_ERROR(co_await below().Extents(call.With(0), kBaseAllocation, &part));
+      for (const Extent& extent : part.extents())
+        packet.extents.Append(extent.length, extent.flags);
     }
-    // The same places are bad each time: they follow from the number of their region, or, for
-    // wires, are the same in each.
-    const bool wires = config_.mode == Mode::kStuckWires;
-    const uint64_t region_bytes = wires ? kWireBytes : kRegionBytes;
-    for (uint64_t start = offset / region_bytes * region_bytes; start < offset + into.size();
-         start += region_bytes) {
-      Random places(seed_ ^ (wires ? 0 : (start / region_bytes + 1) * 0xd1342543de82ef95));
-      ForEachBad(&places, region_bytes, [&](uint64_t byte, int bit, Random* own) {
-        const bool high = own->Next() & 1;
-        const uint64_t at = start + byte;
-        if (at < offset || at >= offset + into.size()) return;
-        if (!now.Chance(config_.stuck_probability.value)) return;
-        char& value = into[at - offset];
-        value = static_cast<char>(high ? value | 1 << bit : value & ~(1 << bit));
-      });
+    Random now(Loop::Current()->Random());
+    switch (mode_) {
+      case Mode::kCosmicRays:
+        ForEachBad(&now, into.size(), [&](uint64_t byte, int bit, Random*) {
+          if (packet.Stored(offset + byte)) into[byte] ^= static_cast<char>(1 << bit);
+        });
+        break;
+      case Mode::kStuckWires:  // the same of each packet
+        Stick(Random(seed_), offset, into.size(), &packet, &now);
+        break;
+      case Mode::kStuckBits:  // these follow from the number of their region
+        for (uint64_t region = offset / kRegionBytes; region * kRegionBytes < packet.end();
+             ++region)
+          Stick(Random(seed_ ^ ((region + 1) * 0xd1342543de82ef95)), region * kRegionBytes,
+                kRegionBytes, &packet, &now);
+        break;
     }
     co_return absl::OkStatus();
+  }
+
+  // Bits of the `bytes` from `start` on are stuck; those that are in the packet are seen.
+  void Stick(Random places, uint64_t start, uint64_t bytes, Packet* packet, Random* now) const {
+    ForEachBad(&places, bytes, [&](uint64_t byte, int bit, Random* own) {
+      const bool high = own->Next() & 1;
+      const uint64_t at = start + byte;
+      if (at < packet->offset || at >= packet->end() || !packet->Stored(at)) return;
+      if (!now->Chance(stuck_probability_)) return;
+      char& value = packet->bytes[at - packet->offset];
+      value = static_cast<char>(high ? value | 1 << bit : value & ~(1 << bit));
+    });
   }
 
   template <typename Use>
   void ForEachBad(Random* random, uint64_t bytes, Use use) const {
     const double bits = static_cast<double>(bytes) * 8;
-    for (double at = random->GoodBits(config_.probability.value); at < bits;
-         at += 1 + random->GoodBits(config_.probability.value)) {
+    for (double at = random->GoodBits(probability_); at < bits;
+         at += 1 + random->GoodBits(probability_)) {
       const uint64_t bit = static_cast<uint64_t>(at);
       use(bit / 8, static_cast<int>(bit % 8), random);
     }
   }
 
-  const Config config_;
+  const Mode mode_;
+  const double probability_, stuck_probability_;
   const uint64_t seed_;
 };
 
@@ -110,13 +159,15 @@ const Spec& EvilSpec() {
                   {"stuck-bits", Mode::kStuckBits},
                   {"stuck-wires", Mode::kStuckWires}},
                  {.help = "any bit at any time, always the same bits of the disk, or the same bits "
-                          "of every 4096 bytes"})
+                          "of each request"})
           .Param("evil-probability", &Config::probability,
-                 {.help = "share of the bits that are bad"})
+                 {.help = "share of the bits that are bad: 1e-8, or 1e-6 of wires, if not given; "
+                          "less than 1e-12 is none, more than 1/8 is all"})
           .Param("evil-stuck-probability", &Config::stuck_probability,
                  {.help = "how often a stuck bit is stuck when it is read"})
           .Param("evil-seed", &Config::seed,
                  {.help = "decides which bits are stuck; random if not given"})
+          .Description("Holes stay as they are; the filter noextents above the disk hides them.")
           .Example("evil(evil-probability=0)+memory:64K", "all bits are good yet")
           .PrintedExample("evil(evil=stuck-bits,evil-probability=1e-6,evil-seed=1)+disk.img")
           .Make([](Config config, LayerPtr below) {

@@ -227,6 +227,9 @@ TEST_CASE("count tells what was done") {
 Task<absl::Status> ReadAll(Device* device, std::string* text) {
   co_return co_await device->Read({}, 0, *text);
 }
+Task<absl::Status> ReadFrom(Device* device, uint64_t offset, std::string* text) {
+  co_return co_await device->Read({}, offset, *text);
+}
 std::string Contents(Device* device) {
   std::string text(device->size(), '?');
   CHECK(OnLoop(ReadAll, device, &text).ok());
@@ -257,9 +260,9 @@ TEST_CASE("evil: as many bits are bad as shall be, of the right kind") {
   for (std::string mode : {"cosmic-rays", "stuck-bits", "stuck-wires"}) {
     INFO(mode);
     const std::string low = ReadEvil(zeroes, mode, "0.001"), high = ReadEvil(ones, mode, "0.001");
-    const bool stuck = mode != "cosmic-rays", wires = mode == "stuck-wires";
-    // Half of the stuck ones are stuck at what is there. A few thousand wires vary more.
-    const int expected = stuck ? few / 2 : few, slack = wires ? expected : expected / 10;
+    const bool stuck = mode != "cosmic-rays";
+    // Half of the stuck ones are stuck at what is there.
+    const int expected = stuck ? few / 2 : few, slack = expected / 10;
     CHECK(std::abs(Differences(low, zeroes) - expected) <= slack);
     CHECK(Differences(low, zeroes) > 0);
     CHECK(std::abs(Differences(high, ones) - expected) <= slack);
@@ -272,7 +275,55 @@ TEST_CASE("evil: as many bits are bad as shall be, of the right kind") {
       CHECK(rarely < Differences(low, zeroes) / 2);
       CHECK(rarely > 0);
     }
-    CHECK((low.substr(0, 4096) == low.substr(1 << 20, 4096)) == wires);
+  }
+}
+
+TEST_CASE("evil: bits are stuck unless something else is said, and how many follows from that") {
+  auto bad = [](test::Words words, size_t bytes = 16 << 20) {
+    words.emplace_back("evil-seed", "1");
+    const std::string zeroes(bytes, '\0');
+    auto device = OpenFilter(EvilSpec(), words, ArrayOf(zeroes));
+    REQUIRE(device.ok());
+    const std::string first = Contents(device->get());
+    CHECK(first == Contents(device->get()));  // stuck, not cosmic
+    return Differences(first, zeroes);
+  };
+  CHECK(bad({}) <= 8);  // 0.7 expected
+  const int wires = bad({{"evil", "stuck-wires"}});
+  CHECK(wires > 30);  // 67 expected
+  CHECK(wires < 120);
+  CHECK(bad({{"evil-probability", "0.9e-12"}}) == 0);
+  CHECK(bad({{"evil-probability", "25%"}}, 1 << 17) > (1 << 17) * 3);  // all, half of them high
+}
+
+TEST_CASE("evil: wires are stuck at a place in the request, wherever that reads") {
+  auto device = OpenFilter(
+      EvilSpec(), {{"evil", "stuck-wires"}, {"evil-probability", "1/500"}, {"evil-seed", "3"}},
+      ArrayOf(std::string(1 << 20, '\0')));
+  REQUIRE(device.ok());
+  auto read = [&](uint64_t offset, size_t bytes) {
+    std::string text(bytes, '?');
+    CHECK(OnLoop(ReadFrom, device->get(), offset, &text).ok());
+    return text;
+  };
+  const std::string packet = read(0, 50'000);
+  CHECK(packet != std::string(50'000, '\0'));
+  CHECK(read(1024, 50'000) == packet);
+  CHECK(read(123'457, 50'000) == packet);
+  CHECK(read(7, 1000) == packet.substr(0, 1000));
+}
+
+TEST_CASE("evil: what is not stored does not go bad") {
+  auto disk = ArrayOf(std::string(3000, '\0'));
+  std::fill(disk->holes.begin() + 1000, disk->holes.begin() + 2000, true);
+  for (std::string mode : {"cosmic-rays", "stuck-bits", "stuck-wires"}) {
+    auto device = OpenFilter(EvilSpec(),
+                             {{"evil", mode}, {"evil-probability", "1"}, {"evil-seed", "1"}}, disk);
+    REQUIRE(device.ok());
+    const std::string text = Contents(device->get());
+    CHECK(text.substr(1000, 1000) == std::string(1000, '\0'));
+    CHECK(Differences(text.substr(0, 1000), std::string(1000, '\0')) > 3000);
+    CHECK(Differences(text.substr(2000), std::string(1000, '\0')) > 3000);
   }
 }
 
@@ -286,17 +337,16 @@ Task<absl::Status> ReadInParts(Device* device, std::string* text) {
 }
 
 TEST_CASE("evil: the same bits are stuck however they are read, and the disk stays as it is") {
-  for (std::string mode : {"stuck-bits", "stuck-wires"}) {
-    auto disk = ArrayOf(Noise(2'500'000));
-    const std::string before = disk->bytes;
-    auto device = *OpenFilter(
-        EvilSpec(), {{"evil", mode}, {"evil-probability", "1:3000"}, {"evil-seed", "9"}}, disk);
-    std::string parts(disk->size(), '?');
-    CHECK(OnLoop(ReadInParts, device.get(), &parts).ok());
-    CHECK(parts == Contents(device.get()));
-    CHECK(parts != before);
-    CHECK(disk->bytes == before);
-  }
+  auto disk = ArrayOf(Noise(2'500'000));
+  const std::string before = disk->bytes;
+  auto device = *OpenFilter(
+      EvilSpec(), {{"evil", "stuck-bits"}, {"evil-probability", "1:3000"}, {"evil-seed", "9"}},
+      disk);
+  std::string parts(disk->size(), '?');
+  CHECK(OnLoop(ReadInParts, device.get(), &parts).ok());
+  CHECK(parts == Contents(device.get()));
+  CHECK(parts != before);
+  CHECK(disk->bytes == before);
 }
 
 // ---- tls-fallback
