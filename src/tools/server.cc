@@ -45,7 +45,7 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
     co_await CloseExport();
     co_await RunAtEnd();
     if (greeted_) co_await SayGoodbye();
-    if (!status.ok() && !server_.stopping()) {
+    if (!status.ok() && !server_.stopping() && !cut_off_) {
       if (!server_.options_.name.empty()) Complain(status.message());
       LogDebug("connection ", number_, ": ended: ", status.message());
     } else {
@@ -67,8 +67,14 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
 
   // ---- Session, for the layers
   void RequestDisconnect(Disconnect how) override {
-    if (how == Disconnect::kSoft && Loop::Current() == loop_ && session_)
+    const bool ours = Loop::Current() == loop_;
+    if (how == Disconnect::kSoft && ours && session_)
       return session_->Refuse();  // before the next request is looked at
+    if (how == Disconnect::kHard && ours) {
+      cut_off_ = true;
+      stream_->ShutdownRead();
+      stream_->ShutdownWrite();  // before the request that led to this is answered
+    }
     loop_->Spawn(DisconnectSoon(how == Disconnect::kHard));
   }
   void ShutdownServer() override { server_.Stop(); }

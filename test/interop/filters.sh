@@ -365,6 +365,30 @@ wait $last || fail 'exitlast did not end the server'
 same 'ddrescue' 'for at in 0 1M 2M; do qemu-io -r -f raw -c "read $at 512" "$uri" | grep -vE "ops;|bytes at"; done' -r --filter=ddrescue file disk.img ddrescue-mapfile="$tmp/map"
 same 'exitwhen' "touch gone; $size" --filter=exitwhen file disk.img exit-when-file-created="$tmp/never"
 
+# A write that is too long cuts its client off instead of being answered, TLS or not; others are refused. (nbdkit has
+# this since 1.34.)
+cat >long.py <<'PYTHON'
+import errno, nbd, sys
+client = nbd.NBD()
+client.set_uri_allow_local_file(True)
+client.set_tls_username("me")
+client.connect_uri(sys.argv[1])
+client.set_strict_mode(0)
+for size in 1, 65536, 65537:
+    try:
+        client.pwrite(bytes(size), 0)
+        print(size)
+    except nbd.Error as error:
+        print(size, errno.errorcode[error.errnum])
+PYTHON
+printf 'me:0123456789abcdef\n' >keys.psk
+for tls in off require; do
+  # shellcheck disable=SC2016
+  expect_equal "$(timeout 60 blk serve -U - --tls=$tls --tls-psk=keys.psk --filter=blocksize-policy memory 1M \
+    blocksize-minimum=512 blocksize-error-policy=error blocksize-write-disconnect=64K \
+    --run '/usr/bin/python3 long.py "$uri"' 2>/dev/null)" $'1 EINVAL\n65536\n65537 ENOTCONN' "a write that is too long, TLS $tls"
+done
+
 if [ $different != 0 ]; then fail "$different of $cases cases are not the same"; fi
 echo "$cases cases are the same"
 [ $cases -ge 100 ]

@@ -181,6 +181,8 @@ struct PolicyConfig {
   std::optional<Size> minimum, preferred, maximum, write_disconnect;
 };
 
+// The door leaves the checks of block sizes to this device, since a write that is too long ends the
+// connection even when it would be refused for another reason.
 class PolicyDevice final : public Filter {
  public:
   PolicyDevice(DevicePtr below, const PolicyConfig& config, Session* session)
@@ -191,16 +193,38 @@ class PolicyDevice final : public Filter {
 
  protected:
   Task<absl::Status> DoRead(const Call& call, uint64_t offset, std::span<char> into) override {
-    if (refuse_ && into.size() > facts().block.maximum) return TooLong(into.size());
+    if (absl::Status s = Check(offset, into.size(), facts().block.maximum); !s.ok()) return s;
     return below().Read(call, offset, into);
   }
   Task<absl::Status> DoWrite(const Call& call, uint64_t offset,
                              std::span<const char> from) override {
-    if (from.size() > disconnect_bytes_ && session_)
-      session_->RequestDisconnect(Session::Disconnect::kHard);
-    if (from.size() > disconnect_bytes_ || (refuse_ && from.size() > facts().block.maximum))
+    if (from.size() > disconnect_bytes_) {
+      if (session_) session_->RequestDisconnect(Session::Disconnect::kHard);
       return TooLong(from.size());
+    }
+    if (absl::Status s = Check(offset, from.size(), facts().block.maximum); !s.ok()) return s;
     return below().Write(call, offset, from);
+  }
+  Task<absl::Status> DoTrim(const Call& call, uint64_t offset, uint64_t length) override {
+    if (absl::Status s = Check(offset, length); !s.ok()) return s;
+    return below().Trim(call, offset, length);
+  }
+  Task<absl::Status> DoZero(const Call& call, uint64_t offset, uint64_t length) override {
+    if (absl::Status s = Check(offset, length); !s.ok()) return s;
+    return below().Zero(call, offset, length);
+  }
+  Task<absl::Status> DoCache(const Call& call, uint64_t offset, uint64_t length) override {
+    if (absl::Status s = Check(offset, length); !s.ok()) return s;
+    return below().Cache(call, offset, length);
+  }
+  Task<absl::Status> DoExtents(const Call& call, std::string_view context,
+                               ExtentList* list) override {
+    if (absl::Status s = Check(list->start(), list->end() - list->start()); !s.ok()) return s;
+    return below().Extents(call, context, list);
+  }
+  bool DoBorrow(const Call& call, uint64_t offset, uint64_t length, Loan* loan) override {
+    return Check(offset, length, facts().block.maximum).ok() &&
+           Filter::DoBorrow(call, offset, length, loan);
   }
 
  private:
@@ -214,8 +238,17 @@ class PolicyDevice final : public Filter {
     set(&facts.block.maximum, config.maximum);
     facts.block.preferred = std::max(facts.block.preferred, facts.block.minimum);
     facts.block.maximum = std::max(facts.block.maximum, facts.block.preferred);
-    facts.block_is_advice = !config.refuse;
+    facts.block_is_advice = true;
     return facts;
+  }
+  absl::Status Check(uint64_t offset, uint64_t length, uint64_t maximum = UINT64_MAX) const {
+    if (!refuse_) return absl::OkStatus();
+    if (length > maximum) return TooLong(length);
+    const uint32_t minimum = facts().block.minimum;
+    if ((offset | length) % minimum == 0) return absl::OkStatus();
+    return ErrnoErrorAsIs(EINVAL, absl::StrCat("offset ", offset, " length ", length,
+                                               " is not a multiple of the minimum block size of ",
+                                               minimum, " bytes"));
   }
   absl::Status TooLong(uint64_t bytes) const {
     return ErrnoErrorAsIs(EINVAL, absl::StrCat("a request of ", bytes,

@@ -343,6 +343,34 @@ TEST_CASE("blocksize-policy tells of block sizes, and insists on them or not") {
     CHECK_FALSE(MakeFilter(BlockSizePolicySpec(), {{key, value}}, array).ok());
 }
 
+class DisconnectCounter final : public Session {
+ public:
+  void RequestDisconnect(Disconnect how) override { hard += how == Disconnect::kHard; }
+  void ShutdownServer() override {}
+  int hard = 0;
+};
+
+TEST_CASE(
+    "blocksize-policy: too long a write ends the connection, whatever else is wrong with it") {
+  const test::Words words = {{"blocksize-minimum", "512"},
+                             {"blocksize-maximum", "4K"},
+                             {"blocksize-error-policy", "error"},
+                             {"blocksize-write-disconnect", "8K"}};
+  DisconnectCounter session;
+  OpenArgs args;
+  args.session = &session;
+  auto device = OpenFilter(BlockSizePolicySpec(), words, Array(1 << 20), args);
+  REQUIRE(device.ok());
+  CHECK(Put(device->get(), 0, std::string(4096, 'x')) == 0);
+  CHECK(Put(device->get(), 0, std::string(8192, 'x')) == EINVAL);
+  CHECK(Put(device->get(), 1, std::string(8191, 'x')) == EINVAL);
+  CHECK(session.hard == 0);
+  CHECK(Put(device->get(), 0, std::string(8193, 'x')) == EINVAL);  // neither aligned
+  CHECK(session.hard == 1);
+  CHECK(Put(device->get(), 3, std::string(8704, 'x')) == EINVAL);
+  CHECK(session.hard == 2);
+}
+
 // ---- features
 
 TEST_CASE("small filters change facts, and pass data") {
