@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "src/core/error.h"
 #include "src/core/limits.h"
+#include "src/core/trace.h"
 
 namespace blk::nbd {
 namespace {
@@ -53,11 +54,13 @@ bool ListQueryMatches(std::string_view query, std::string_view context) {
 class ServerHandshake final : public OptionReplier {
  public:
   ServerHandshake(BufferedReader& reader, ServerHandshakeHost& host, ServerHandshakeOptions options)
-      : reader_(reader), host_(host), options_(options) {}
+      : reader_(reader), host_(host), options_(std::move(options)) {}
 
   Task<absl::StatusOr<ServerHandshakeResult>> Run();
 
   void Reply(uint32_t type, std::string_view data) override {
+    const bool last = type == kRepAck || (type & kRepErrorBit) != 0;
+    if (last) Say("replying to ", OptionText(option_), " with ", OptionReplyName(type));
     out_ += OptionReplyMessage(option_, type, data);
   }
   Task<absl::Status> Flush() override;
@@ -92,6 +95,20 @@ class ServerHandshake final : public OptionReplier {
   void Error(uint32_t type, std::string_view text) { Reply(type, text.substr(0, kStringBytesMax)); }
   void EnterTransmission(std::string name);
   uint16_t FlagsFor(std::string_view name) const;
+  // Debug messages, in nbdkit's words, which scripts look for.
+  template <typename... Args>
+  void Say(const Args&... args) const {
+    if (Verbose() && !options_.log_name.empty())
+      LogDebugFrom(options_.log_name, absl::StrCat(args...));
+  }
+  template <typename... Args>
+  void SayOption(const Args&... args) const {
+    Say("newstyle negotiation: ", OptionText(option_), ": ", args...);
+  }
+  void SayFlags(uint16_t flags) const {
+    Say(options_.oldstyle ? "oldstyle" : "newstyle", " negotiation: flags: export 0x",
+        absl::Hex(flags));
+  }
   // Options may not be answered at all unless both sides agreed on fixed newstyle.
   absl::Status RequireFixed() const;
 
@@ -152,6 +169,7 @@ Task<absl::Status> ServerHandshake::RunOldstyle() {
   held_ = *std::move(info);
   result_.oldstyle = true;
   EnterTransmission("");
+  SayFlags(result_.export_info.flags);
   out_ = OldstyleGreeting(held_.size_bytes, result_.export_info.flags);
   co_return co_await Flush();
 }
@@ -160,9 +178,11 @@ Task<absl::Status> ServerHandshake::RunOldstyle() {
 Task<absl::Status> ServerHandshake::Greet() {
   out_ = NewstyleGreeting(options_.handshake_flags);
   BLK_CO_RETURN_IF_ERROR(co_await Flush());
+  Say("newstyle negotiation: flags: global 0x", absl::Hex(options_.handshake_flags));
   std::array<char, 4> bytes;
   BLK_CO_RETURN_IF_ERROR(co_await reader_.ReadExactly(bytes));
   const uint32_t flags = LoadU32(bytes.data());
+  Say("newstyle negotiation: client flags: 0x", absl::Hex(flags));
   // Each client flag has the number of the server's flag that it answers ("Client flags").
   if ((flags & ~uint32_t{options_.handshake_flags}) != 0) {
     co_return Violation(absl::StrCat("the client set flags ", flags, ", the server offered ",
@@ -208,6 +228,7 @@ Task<absl::Status> ServerHandshake::HandleOption() {
   BLK_CO_RETURN_IF_ERROR(RequireFixed());
   if (option_ == kOptAbort) {
     Reply(kRepAck, {});
+    Say("client sent NBD_OPT_ABORT to abort the connection");
     done_ = true;
     co_await host_.CloseExport();
     // "The server SHOULD gracefully handle the client [...] closing the connection without waiting
@@ -289,6 +310,7 @@ Task<absl::Status> ServerHandshake::ExportName() {
     co_return Violation("the export needs a client that obeys its block sizes; use NBD_OPT_GO");
   }
   EnterTransmission(name);
+  SayFlags(result_.export_info.flags);
   out_ = ExportNameReply(held_.size_bytes, result_.export_info.flags, zeroes_);
   co_return co_await Flush();
 }
@@ -296,6 +318,7 @@ Task<absl::Status> ServerHandshake::ExportName() {
 // NBD_OPT_LIST
 Task<absl::Status> ServerHandshake::List() {
   if (RefuseData()) co_return absl::OkStatus();
+  SayOption("advertising exports");
   const absl::StatusOr<ExportCatalog> catalog = co_await host_.ListExports();
   if (!catalog.ok()) {
     Error(ReplyForList(catalog.status()), catalog.status().message());
@@ -338,6 +361,7 @@ Task<absl::Status> ServerHandshake::StartTls() {
   held_name_.reset();
   co_await host_.CloseExport();
   tls_ = true;
+  Say("using TLS on this connection");
   co_return absl::OkStatus();
 }
 
@@ -350,6 +374,7 @@ void ServerHandshake::StructuredReply() {
   } else if (style_ == ReplyStyle::kStructured) {
     Error(kRepErrInvalid, "structured replies have been negotiated already");
   } else {
+    SayOption("client requested structured replies");
     style_ = ReplyStyle::kStructured;
     Reply(kRepAck, {});
   }
@@ -362,6 +387,7 @@ void ServerHandshake::ExtendedHeaders() {
   } else if (style_ == ReplyStyle::kExtended) {
     Error(kRepErrInvalid, "extended headers have been negotiated already");
   } else {
+    SayOption("client requested extended headers");
     style_ = ReplyStyle::kExtended;
     Reply(kRepAck, {});
   }
@@ -375,14 +401,22 @@ Task<absl::Status> ServerHandshake::InfoOrGo() {
     co_return absl::OkStatus();
   }
   if (!co_await Open(request->export_name)) co_return absl::OkStatus();
+  SayFlags(FlagsFor(request->export_name));
   Reply(kRepInfo, EncodeInfoExport(held_.size_bytes, FlagsFor(request->export_name)));
+  const bool promises = request->Wants(kInfoBlockSize);
+  if (promises && !held_.announce_block_sizes && !held_.block_sizes_required)
+    SayOption("NBD_INFO_BLOCK_SIZE: client requested but no plugin or filter provided block size ",
+              "information, ignoring client request");
   if (request->Wants(kInfoName)) {
     Reply(kRepInfo, EncodeInfoText(kInfoName, held_.canonical_name));
   }
-  if (request->Wants(kInfoDescription) && !held_.description.empty()) {
-    Reply(kRepInfo, EncodeInfoText(kInfoDescription, held_.description));
+  if (request->Wants(kInfoDescription)) {
+    if (held_.description.empty()) {
+      SayOption("NBD_INFO_DESCRIPTION: no description to send");
+    } else {
+      Reply(kRepInfo, EncodeInfoText(kInfoDescription, held_.description));
+    }
   }
-  const bool promises = request->Wants(kInfoBlockSize);
   if ((promises && held_.announce_block_sizes) || held_.block_sizes_required) {
     Reply(kRepInfo, EncodeInfoBlockSize(held_.block_sizes));
   }
@@ -424,10 +458,13 @@ Task<absl::Status> ServerHandshake::MetaContext() {
   } else {
     ListContexts(*request);
   }
+  SayOption("reply complete");
   co_return absl::OkStatus();
 }
 
 void ServerHandshake::SelectContexts(const MetaContextRequest& request) {
+  SayOption("set count: ", request.queries.size());
+  for (const std::string& query : request.queries) SayOption("set ", query);
   std::vector<nbd::MetaContext> selected;
   for (const std::string& context : held_.contexts) {
     // Wildcards select nothing here; what is unknown is ignored.
@@ -442,6 +479,7 @@ void ServerHandshake::SelectContexts(const MetaContextRequest& request) {
     selected.push_back({static_cast<uint32_t>(selected.size() + 1), context});
   }
   for (const nbd::MetaContext& context : selected) {
+    SayOption("replying with ", context.name, " id ", context.id);
     Reply(kRepMetaContext, EncodeMetaContextReply(context));
   }
   Reply(kRepAck, {});
@@ -450,13 +488,16 @@ void ServerHandshake::SelectContexts(const MetaContextRequest& request) {
 }
 
 void ServerHandshake::ListContexts(const MetaContextRequest& request) {
+  SayOption("query count: ", request.queries.size());
   for (const std::string& context : held_.contexts) {
     bool wanted = request.queries.empty();
     for (const std::string& query : request.queries) {
       wanted = wanted || ListQueryMatches(query, context);
     }
     // The id is reserved and zero in this reply.
-    if (wanted) Reply(kRepMetaContext, EncodeMetaContextReply({0, context}));
+    if (!wanted) continue;
+    SayOption("replying with ", context, " id 0");
+    Reply(kRepMetaContext, EncodeMetaContextReply({0, context}));
   }
   Reply(kRepAck, {});
 }
@@ -473,6 +514,7 @@ Task<absl::Status> ServerHandshake::Unknown() {
 }
 
 Task<bool> ServerHandshake::Open(std::string name) {
+  SayOption("client requested export '", name, "'");
   // An INFO and the GO after it must tell the same, so an open export stays open.
   if (held_name_ == name) co_return true;
   held_name_.reset();

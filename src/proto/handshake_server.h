@@ -104,6 +104,7 @@ struct ServerHandshakeOptions {
   bool extended_headers = true;
   bool meta_contexts = true;  // false: --no-mc
   TlsMode tls = TlsMode::kOff;
+  std::string log_name = {};  // of the connection, before debug messages; "" logs nothing
 };
 
 struct ServerHandshakeResult {

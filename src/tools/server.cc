@@ -39,6 +39,7 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
 
   Task<void> Run(StreamPtr stream) {
     stream_ = std::move(stream);
+    if (!Who().empty()) LogDebug("accepted connection");
     LogDebug("connection ", number_, ": from ", stream_->peer().text);
     absl::Status status = co_await Serve();
     if (device_ && server_.stopping() && !cut_off_) co_await FlushAtEnd();
@@ -137,10 +138,15 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
   bool ShuttingDown() override { return server_.stopping(); }
 
  private:
-  void Complain(std::string_view message) {
+  // nbdkit's name for a connection; "" where we do not stand for it.
+  std::string Who() const {
     const std::string& name = server_.options_.name;
-    if (name.empty()) return LogError(absl::StrCat("connection ", number_, ": ", message));
-    LogErrorFrom(absl::StrCat(name, "[", number_, "]"), message);
+    return name.empty() ? "" : absl::StrCat(name, "[", number_, "]");
+  }
+  void Complain(std::string_view message) {
+    const std::string who = Who();
+    if (who.empty()) return LogError(absl::StrCat("connection ", number_, ": ", message));
+    LogErrorFrom(who, message);
   }
 
   absl::Status TakeArena(std::string_view data) {
@@ -169,13 +175,14 @@ class Server::Connection final : public nbd::ServerHandshakeHost, public Session
           Complain("the handshake took too long");
           stream_->Cancel();
         });
-    auto handshake = co_await nbd::RunServerHandshake(reader, *this, server_.options_.handshake);
+    nbd::ServerHandshakeOptions handshake_options = server_.options_.handshake;
+    handshake_options.log_name = Who();
+    auto handshake = co_await nbd::RunServerHandshake(reader, *this, std::move(handshake_options));
     loop_->CancelTimer(timer);
     stream_->KeepDescriptors(false);
     if (!handshake.ok()) co_return handshake.status();
     if (!handshake->transmission || server_.stopping()) co_return absl::OkStatus();
-    if (!server_.options_.name.empty())  // the line that scripts look for
-      LogDebug("newstyle negotiation: flags: export 0x", absl::Hex(handshake->export_info.flags));
+    if (!Who().empty()) LogDebugFrom(Who(), "handshake complete, processing requests");
     BLK_CHECK(device_ != nullptr);
 
     MemoryBudget budget(kConnectionBytesMax, &MemoryBudget::Process());
