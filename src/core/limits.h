@@ -28,10 +28,12 @@ inline constexpr size_t kStatusExtentsMax = 4096;
 inline constexpr size_t kOptionBytesMax = 64u << 10;     // kept in memory and answered
 inline constexpr size_t kOptionBytesSkipMax = 1u << 20;  // consumed and refused; beyond: disconnect
 inline constexpr size_t kOptionsMax = 1024;
-inline constexpr size_t kMetaContextsMax = 64;                // selected by one client
-inline constexpr size_t kMetaQueriesMax = 1024;               // in one option
-inline constexpr size_t kOptionReplyBytesMax = 6 + 2 * 4096;  // two strings and change
-inline constexpr size_t kRepliesPerOptionMax = 4096;          // all but LIST have a handful
+inline constexpr size_t kMetaContextsMax = 64;   // selected by one client
+inline constexpr size_t kMetaQueriesMax = 1024;  // in one option
+// Export names, descriptions, error texts: NBD protocol, section "Values".
+inline constexpr size_t kStringBytesMax = 4096;
+inline constexpr size_t kOptionReplyBytesMax = 6 + 2 * kStringBytesMax;  // two strings and change
+inline constexpr size_t kRepliesPerOptionMax = 4096;  // all but LIST have a handful
 inline constexpr size_t kListedExportsMax = 1u << 20;
 inline constexpr size_t kListedBytesMax = 64u << 20;  // of names and descriptions
 inline constexpr int kHandshakeSecondsMax = 60;

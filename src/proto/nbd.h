@@ -11,11 +11,12 @@
 #include <cstdint>
 #include <string_view>
 
+#include "src/core/limits.h"
+
 namespace blk::nbd {
 
 // --- Conventions: strings
-inline constexpr size_t kStringBytesMax =
-    4096;                                 // export names, descriptions, error texts, context names
+using limits::kStringBytesMax;
 inline constexpr uint16_t kPort = 10809;  // "Newstyle negotiation": the IANA port
 
 // --- "Oldstyle negotiation", "Newstyle negotiation", "Fixed newstyle negotiation"

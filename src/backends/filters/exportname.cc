@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "src/core/limits.h"
 #include "src/core/process.h"
 #include "src/core/spec.h"
 #include "src/core/trace.h"
@@ -10,7 +11,6 @@
 namespace blk {
 namespace {
 
-constexpr size_t kDescriptionBytesMax = 4096;  // NBD protocol, "Values": strings
 constexpr int64_t kScriptTimeoutNs = 10'000'000'000;
 
 enum class Listing { kKeep, kError, kEmpty, kDefaultOnly, kExplicit };
@@ -120,7 +120,7 @@ class ExportNameLayer final : public FilterLayer {
     command.environment = {{"name", name}};
     auto output = co_await RunCommand(
         std::move(command), "",
-        {.output_bytes_max = kDescriptionBytesMax, .timeout_ns = kScriptTimeoutNs});
+        {.output_bytes_max = limits::kStringBytesMax, .timeout_ns = kScriptTimeoutNs});
     // An export without a description is better than none.
     if (!output.ok() || !output->status.ok()) {
       LogError(absl::StrCat(

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "src/backends/script/parse.h"
 #include "src/backends/script/program_device.h"
+#include "src/core/limits.h"
 #include "src/core/sync.h"
 #include "src/core/trace.h"
 
@@ -16,7 +17,6 @@ namespace {
 
 using Known = MethodCaller::Known;
 
-constexpr size_t kStringBytesMax = 4096;  // NBD protocol, "Values": strings
 // unload must not keep the process from ending for ever.
 constexpr int64_t kUnloadTimeoutNs = 10'000'000'000;
 
@@ -68,11 +68,11 @@ class ProgramLayer final : public Layer {
     auto exports = ReadExports(all.output);
     if (!exports.ok()) co_return Annotate(exports.status(), absl::StrCat(name(), ": list_exports"));
     for (const ExportEntry& entry : *exports)
-      if (std::max(entry.name.size(), entry.description.size()) > kStringBytesMax)
+      if (std::max(entry.name.size(), entry.description.size()) > limits::kStringBytesMax)
         co_return ErrnoErrorAsIs(EINVAL, absl::StrCat(name(),
                                                       ": list_exports: a name or "
                                                       "description has more than ",
-                                                      kStringBytesMax, " bytes"));
+                                                      limits::kStringBytesMax, " bytes"));
     list.exports = *std::move(exports);
     co_return list;
   }
