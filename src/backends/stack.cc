@@ -9,6 +9,7 @@
 #include "src/core/error.h"
 #include "src/core/limits.h"
 #include "src/core/suggest.h"
+#include "src/core/trace.h"
 
 namespace blk {
 namespace {
@@ -219,7 +220,9 @@ absl::StatusOr<LayerPtr> BuildStack(StackPlan plan, const LayerHook& hook) {
   for (const auto& [layer, spec] : made) {
     if (absl::Status ready = layer->Ready(); !ready.ok()) return Named(*spec, ready);
   }
-  return EnforceThreadModel(made.back().first);
+  const LayerPtr& top = made.back().first;
+  LogDebug("using thread model: ", ThreadModelName(top->thread_model()));
+  return EnforceThreadModel(top);
 }
 
 absl::StatusOr<StackDump> DumpStack(StackPlan plan) {

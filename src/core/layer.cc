@@ -102,6 +102,20 @@ class SerializedLayer final : public FilterLayer {
 
 }  // namespace
 
+std::string_view ThreadModelName(ThreadModel model) {
+  switch (model) {
+    case ThreadModel::kSerializeConnections:
+      return "serialize_connections";
+    case ThreadModel::kSerializeAllRequests:
+      return "serialize_all_requests";
+    case ThreadModel::kSerializeRequests:
+      return "serialize_requests";
+    case ThreadModel::kParallel:
+      return "parallel";
+  }
+  return "parallel";
+}
+
 LayerPtr EnforceThreadModel(LayerPtr layer) {
   ThreadModel model = layer->thread_model();
   if (model == ThreadModel::kParallel) return layer;

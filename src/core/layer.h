@@ -73,6 +73,8 @@ enum class ThreadModel {
   kSerializeRequests,
   kParallel
 };
+// "serialize_connections" and so on: nbdkit's names.
+std::string_view ThreadModelName(ThreadModel model);
 
 class Layer {
  public:

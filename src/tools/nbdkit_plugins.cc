@@ -150,20 +150,6 @@ absl::Status NotFound(Spec::Kind kind, const std::string& name) {
       text, "\nUse 'nbdkit --help' or read the nbdkit(1) manual page for documentation."));
 }
 
-std::string_view ThreadModelName(ThreadModel model) {
-  switch (model) {
-    case ThreadModel::kSerializeConnections:
-      return "serialize_connections";
-    case ThreadModel::kSerializeAllRequests:
-      return "serialize_all_requests";
-    case ThreadModel::kSerializeRequests:
-      return "serialize_requests";
-    case ThreadModel::kParallel:
-      return "parallel";
-  }
-  return "parallel";
-}
-
 // As far as it is known without configuration.
 std::string ThreadModelsOf(const Spec& plugin, const PluginFacts& facts) {
   if (!facts.models.empty()) return std::string(facts.models);

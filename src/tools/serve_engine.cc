@@ -36,6 +36,7 @@ absl::Status ListenOnUnix(const ServePlace& place, ServeEndpoint* endpoint) {
   }
   endpoint->keep_socket = place.keep_socket && endpoint->private_directory.empty();
   endpoint->unix_path = path;
+  LogDebug("bound to unix socket ", path);
   endpoint->uri.transport = nbd::Uri::Transport::kUnix;
   endpoint->uri.socket = path;
   return absl::OkStatus();
@@ -72,6 +73,9 @@ absl::Status ListenOnTcp(const ServePlace& place, ServeEndpoint* endpoint) {
   if (!fds.ok()) return fds.status();
   endpoint->fds = *std::move(fds);
   endpoint->port = LocalPort(endpoint->fds.front());
+  LogDebug("bound to IP address ",
+           place.address.value_or(place.every_interface ? "<any>" : "<loopback>"), ":",
+           endpoint->port, " (", endpoint->fds.size(), " socket(s))");
   std::string host =
       place.address.value_or(place.family == AF_INET6 && !place.every_interface ? "::1" : "");
   if (host.empty() || host == "0.0.0.0" || host == "::") host = "localhost";
