@@ -38,6 +38,19 @@ TEST_CASE("nbdkit: the last of -4 and -6, and of -n and -o, counts") {
   CHECK(options.oldstyle);
 }
 
+TEST_CASE("nbdkit: the long names of newer options, and what is short for both names") {
+  for (std::vector<std::string> words :
+       {std::vector<std::string>{"--keep-alive", "--no-meta-contexts", "--no-structured-replies"},
+        {"--keepalive", "--no-mc", "--no-sr"},
+        {"--keep", "--no-m", "--no-s"}}) {
+    NbdkitOptions options;
+    CHECK_FALSE(Parse(words, &options));
+    CHECK(options.keepalive);
+    CHECK_FALSE(options.meta_contexts);
+    CHECK_FALSE(options.structured_replies);
+  }
+}
+
 TEST_CASE("nbdkit: --run, -s and --exit-with-parent stay in the foreground") {
   for (std::vector<std::string> words :
        {std::vector<std::string>{"--run", "true"}, {"-s"}, {"--exit-with-parent"}}) {
