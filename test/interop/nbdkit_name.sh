@@ -38,8 +38,11 @@ while IFS= read -r line; do
   errors=''
   if [[ $line == 'E '* ]]; then errors=yes line=${line#E }; fi
   cases=$((cases + 1))
-  outcome real "$line" "$errors" | normalise >expected
-  rm -rf run
+  for _ in 1 2 3 4 5; do # nbdkit's exitwhen sometimes crashes at its end, when the machine is busy
+    outcome real "$line" "$errors" | normalise >expected
+    rm -rf run
+    grep -qxE '(status )?139' expected || break
+  done
   outcome old "$line" "$errors" | normalise >actual
   if ! cmp -s expected actual; then
     different=$((different + 1))
