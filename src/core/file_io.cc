@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+#include <sys/statvfs.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -93,6 +94,20 @@ int64_t FileSystemOf(int fd) {
   return system.f_type;
 }
 
+// fdatasync(2), and whether to believe it. ext4 that became read-only under an open file (an
+// emergency remount, as by SysRq u) takes writes into the page cache, answers that they are stable,
+// and drops them. Nothing but such a change makes the file system of a file that is open for
+// writing read-only. Device nodes live on one that does not matter.
+int SyncToDisk(int fd, bool writes_to_file) {
+  int error;
+  do error = fdatasync(fd) == 0 ? 0 : errno;
+  while (error == EINTR);
+  struct statfs system;
+  if (error == 0 && writes_to_file && fstatfs(fd, &system) == 0 && (system.f_flags & ST_RDONLY))
+    return EROFS;
+  return error;
+}
+
 bool Aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % kDirectBytes == 0; }
 
 // Files that have lost writes, for the life of the process. The time of birth tells a file from an
@@ -131,6 +146,7 @@ FileIo::FileIo(int fd, std::string name) : fd_(fd), name_(std::move(name)) {
     write_step_bytes_ = kExt4StepBytes;
   }
   writes_in_turn_ = alignment_bytes_ == 1 && system != 0;
+  writes_to_file_ = system != 0 && flags != -1 && (flags & O_ACCMODE) != O_RDONLY;
   LostWrites& lost = LostWrites::Get();
   std::lock_guard lock(lost.mutex);
   if (!lost.files.empty() && lost.files.contains(IdentityOf(fd))) sync_errno_ = EIO;
@@ -392,10 +408,7 @@ Task<absl::Status> FileIo::Sync() {
   uint64_t covers = syncs_asked_.load();
   int error = fail_next_sync_.exchange(0);
   if (error == 0) {
-    co_await Loop::Current()->Offload([&] {
-      do error = fdatasync(fd_) == 0 ? 0 : errno;
-      while (error == EINTR);
-    });
+    co_await Loop::Current()->Offload([&] { error = SyncToDisk(fd_, writes_to_file_); });
   }
   if (error == 0) {
     syncs_done_ = covers;

@@ -59,7 +59,8 @@ class FileIo {
 
   // Puts everything that was written before on stable storage. Callers that come while a sync runs
   // share the next one. After one failure this fails for ever, also for a FileIo made later for the
-  // same file: the kernel reports lost writes once, and then believes the file to be clean.
+  // same file: the kernel reports lost writes once, and then believes the file to be clean. EROFS
+  // where the file system has become read-only under a file that was opened for writing.
   Task<absl::Status> Sync();
 
   // Appends what lies at [list->next(), list->end()): data or hole; with `only_first`, one extent.
@@ -123,6 +124,7 @@ class FileIo {
   bool writes_in_turn_ = false;
   bool write_step_matters_ = false;
   size_t write_step_bytes_ = SIZE_MAX;  // of one system call
+  bool writes_to_file_ = false;         // a regular file, open for writing
   std::mutex turn_mutex_;
   bool writing_ = false;               // guarded by turn_mutex_, as is the next
   std::deque<PendingWrite*> pending_;  // to be made by whoever writes

@@ -75,7 +75,7 @@ expect_equal "$(attempt read:4194304+4096 truncate:shrinking.img+1048576 read:0+
 end_server
 
 skip_unless 'mounts' sh -c 'mkdir -p m && mount -t tmpfs -o size=4M none m'
-trap 'umount -l m r 2>/dev/null; [ -z "${loop-}" ] || losetup -d $loop; end_background' EXIT
+trap 'umount -l m r e 2>/dev/null; [ -z "${loop-}" ] || losetup -d $loop; end_background' EXIT
 
 # A full file system: the write that does not fit fails, and those that fit go on.
 truncate -s 16M m/disk.img
@@ -115,6 +115,35 @@ if loop=$(losetup -f --show m/loop.img 2>error.txt); then
   # Also for whoever comes later: the bytes stay lost.
   expect_equal "$(attempt write:0+4096 flush)" 'write OK flush EIO' 'a flush after a failed one'
   end_server
+
+  losetup -d "$loop"
 else
   echo "no loop device tried: $(cat error.txt)"
+  exit 0
+fi
+
+# A file system that becomes read-only under an open file. `mount -o remount,ro` is refused while a file is open for
+# writing; what does happen is that ext4 finds an error in itself and was mounted with errors=remount-ro. From then on the
+# kernel refuses each write and each flush by name (EROFS, which is EPERM on the wire) - the flush too, although
+# what it is asked for was acknowledged, so it is no success.
+rm -f m/fill m/loop.img
+truncate -s 32M readonly.img
+mkfs.ext4 -q -F readonly.img
+loop=$(losetup -f --show readonly.img)
+if mkdir e && mount -t ext4 -o errors=remount-ro "$loop" e 2>error.txt; then
+  truncate -s 8M e/disk.img
+  serve file e/disk.img
+  expect_equal "$(attempt write:0+65536 flush write:65536+65536)" 'write OK flush OK write OK'
+  if mount -o remount,ro e 2>error.txt; then fail 'a mount with a file open for writing has become read-only'; fi
+  expect_equal "$(attempt write:0+4096 flush)" 'write OK flush OK' 'a remount that was refused'
+  echo 1 >"/sys/fs/ext4/${loop##*/}/trigger_fs_error"
+  expect_equal "$(attempt read:0+4096 write:0+4096 write:4194304+4096 zero:8192+4096 trim:0+65536 fua:0+4096 flush flush)" \
+    'read OK write EPERM write EPERM zero EPERM trim EPERM fua EPERM flush EPERM flush EPERM' 'a file system that became read-only'
+  end_server
+  # Whoever comes now is told that the disk is read-only.
+  serve file e/disk.img
+  expect_equal "$(attempt read:0+4096 write:0+4096)" 'read OK write EPERM' 'a file system that is read-only'
+  end_server
+else
+  echo "no ext4 tried: $(cat error.txt)"
 fi

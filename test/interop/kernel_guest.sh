@@ -1,6 +1,6 @@
 #!/bin/bash
 # What only another kernel can show, in a virtual machine: the kernel's NBD client with several connections while the
-# server ends or dies, and disks that fail, vanish or have a quota. BLK_KERNEL=FOLDER: with boot/vmlinuz-* and
+# server ends or dies, and disks that fail, vanish, have a quota or become read-only. BLK_KERNEL=FOLDER: with boot/vmlinuz-* and
 # lib/modules (/).
 # shellcheck source=test/interop/lib.sh
 . "$LIB"
@@ -8,7 +8,7 @@ root=${BLK_KERNEL-/}
 kernel=$({ find "${root%/}/boot" -name 'vmlinuz-*' 2>/dev/null || true; } | sort -V | tail -n 1)
 skip_unless 'a kernel in /boot or BLK_KERNEL, and its modules' test -r "$kernel"
 version=${kernel##*/vmlinuz-}
-for program in qemu-system-x86_64 busybox cpio modprobe dmsetup nbd-client mkfs.xfs xfs_quota; do
+for program in qemu-system-x86_64 busybox cpio modprobe dmsetup nbd-client mkfs.ext4 mkfs.xfs xfs_quota; do
   skip_unless "$program, to try another kernel" command -v $program
 done
 skip_unless "the product, not a sanitizer's build" is_product
@@ -24,11 +24,11 @@ put() {
 }
 put "$(command -v blk)" /bin
 put "$(command -v busybox)" /bin
-for program in dmsetup nbd-client mkfs.xfs xfs_quota; do put "$(command -v $program)" /sbin; done
+for program in dmsetup nbd-client mkfs.ext4 mkfs.xfs xfs_quota; do put "$(command -v $program)" /sbin; done
 ln -s /proc/mounts guest/etc/mtab
 echo 'root:x:0:0:root:/:/bin/sh' >guest/etc/passwd
 number=10
-for module in nbd loop dm-mod dm-flakey xfs sd_mod scsi_debug; do
+for module in nbd loop dm-mod dm-flakey ext4 xfs sd_mod scsi_debug; do
   modprobe --dirname "${root%/}/" -S "$version" --show-depends $module 2>/dev/null || echo "builtin $module"
 done | sed -n 's/^insmod \([^ ]*\).*/\1/p' | awk '!seen[$0]++' >modules.txt
 while read -r module; do
