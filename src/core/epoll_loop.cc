@@ -179,6 +179,7 @@ void EpollLoop::Run() {
     RunTimers();
     WaitForEvents(local_.empty());
   }
+  RunQueued();  // what came while that ran, and before Stop()
   SetCurrent(nullptr);
 }
 

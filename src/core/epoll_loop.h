@@ -36,7 +36,7 @@ class EpollWatch;
 
 class EpollLoop final : public Loop {
  public:
-  // `offload` outlives the loop.
+  // `offload` is used as long as the loop runs, and ends before the loop does: it posts to it.
   explicit EpollLoop(OffloadPool* offload);
   ~EpollLoop() override;
 

@@ -103,11 +103,13 @@ Task<absl::Status> Loop::Sleep(int64_t duration_ns, const std::stop_token* stop)
 }
 
 struct LoopPool::Impl {
-  OffloadPool offload;
   std::vector<std::unique_ptr<EpollLoop>> loops;
   std::vector<Loop*> pointers;  // to the same
   std::vector<std::thread> threads;
   std::atomic<size_t> next{0};
+  // Ends before the loops: a thread that has posted a result, with which the last task may have
+  // ended, has yet to look whether that loop sleeps.
+  OffloadPool offload;
   explicit Impl(int offload_threads) : offload(offload_threads) {}
 };
 

@@ -1,6 +1,7 @@
 #include "src/core/loop.h"
 
 #include <doctest/doctest.h>
+#include <pthread.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -213,6 +214,77 @@ Task<int> OffloadMany() {
   co_return ran;
 }
 
+// No thread can be started while this lives: the system has no room for a stack of that size. (A
+// limit on their number does not bind root.)
+class NoNewThreads {
+ public:
+  NoNewThreads() {
+    REQUIRE(pthread_getattr_default_np(&before_) == 0);
+    pthread_attr_t huge;
+    REQUIRE(pthread_attr_init(&huge) == 0);
+    REQUIRE(pthread_attr_setstacksize(&huge, size_t{1} << 50) == 0);
+    REQUIRE(pthread_setattr_default_np(&huge) == 0);
+    pthread_attr_destroy(&huge);
+  }
+  ~NoNewThreads() {
+    CHECK(pthread_setattr_default_np(&before_) == 0);
+    pthread_attr_destroy(&before_);
+  }
+
+ private:
+  pthread_attr_t before_;
+};
+
+Task<bool> OffloadHere() {
+  std::thread::id there;
+  co_await Loop::Current()->Offload([&] { there = std::this_thread::get_id(); });
+  co_return there == std::this_thread::get_id();
+}
+// One thread there is, and it has work until that of the others is queued.
+Task<bool> OffloadToTheOneThread() {
+  std::atomic<int> ran{0}, started{0};
+  std::atomic<bool> go_on{false};
+  TaskScope scope;
+  struct Work {
+    static Task<void> Block(std::atomic<int>* started, std::atomic<bool>* go_on) {
+      co_await Loop::Current()->Offload([=] {
+        ++*started;
+        go_on->wait(false);
+      });
+    }
+  };
+  scope.Spawn(Work::Block(&started, &go_on));
+  {
+    NoNewThreads none;
+    while (started == 0) std::this_thread::yield();
+    for (int i = 0; i < 10; ++i) scope.Spawn(OffloadOnce(&ran));
+  }
+  CHECK(ran == 0);
+  go_on = true;
+  go_on.notify_all();
+  co_await scope.Join();
+  co_return ran == 10;
+}
+
+// What loop 1 is told while it runs something, and before it is stopped, it does.
+Task<void> Count(int* ran) {
+  ++*ran;
+  co_return;
+}
+Task<void> HoldUp(std::atomic<int>* stage) {
+  *stage = 1;
+  while (*stage < 2) std::this_thread::yield();
+  co_return;
+}
+Task<int> PostThenStop(LoopPool* pool, std::atomic<int>* stage, int* ran) {
+  pool->loop(1)->Spawn(HoldUp(stage));
+  while (*stage < 1) std::this_thread::yield();
+  pool->loop(1)->Spawn(Count(ran));
+  pool->Stop();
+  *stage = 2;
+  co_return 0;
+}
+
 // A watch is destroyed by another loop, while the events that it watches for come.
 Task<void> WatchEndsElsewhere(LoopPool* pool, std::atomic<int>* fd_written) {
   for (int i = 0; i < 2000; ++i) {
@@ -275,6 +347,30 @@ TEST_CASE("a writer that waits for room learns that its peer has left") {
 TEST_CASE("more offloaded work than threads is all done") {
   LoopPool pool(2);
   CHECK(pool.RunMain(OffloadMany()) == 1000);
+}
+TEST_CASE("offloaded work is done where no thread can be started") {
+  bool here = false;
+  {
+    NoNewThreads none;
+    LoopPool pool(1);
+    here = pool.RunMain(OffloadHere());
+  }
+  CHECK(here);
+  LoopPool pool(1);
+  CHECK(pool.RunMain(OffloadToTheOneThread()));
+}
+TEST_CASE("a pool that is gone as soon as its last offloaded work has ended") {
+  for (int i = 0; i < 200; ++i) {
+    LoopPool pool(1);
+    CHECK(pool.RunMain(OffloadComesBack()));
+  }
+}
+TEST_CASE("a loop that is stopped does first what it was told before") {
+  std::atomic<int> stage{0};
+  int ran = 0;
+  LoopPool pool(2);
+  (void)pool.RunMain(PostThenStop(&pool, &stage, &ran));
+  CHECK(ran == 1);
 }
 TEST_CASE("a watch may end on another loop while its events come") {
   LoopPool pool(2);
