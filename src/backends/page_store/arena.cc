@@ -4,8 +4,9 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <utility>
+
+#include "src/backends/page_store/disk_bytes.h"
 
 namespace blk::page_store {
 namespace {
@@ -61,7 +62,7 @@ bool Arena::Grow(size_t bytes) {
 
 void Arena::Discard(void* start, size_t bytes) {
   // Refused for locked memory only, which can still be zeroed.
-  if (madvise(start, bytes, MADV_DONTNEED) != 0) std::memset(start, 0, bytes);
+  if (madvise(start, bytes, MADV_DONTNEED) != 0) ZeroDiskBytes(start, bytes);
 }
 
 }  // namespace blk::page_store

@@ -3,8 +3,8 @@
 #include <sys/mman.h>
 
 #include <cerrno>
-#include <cstring>
 
+#include "src/backends/page_store/disk_bytes.h"
 #include "src/backends/page_store/stores.h"
 
 namespace blk::page_store {
@@ -18,11 +18,11 @@ class MallocStore : public PageStore {
   ~MallocStore() override { munmap(data_, size_bytes_); }
 
   absl::Status Read(uint64_t offset, std::span<char> into) override {
-    std::memcpy(into.data(), data_ + offset, into.size());
+    ReadDiskBytes(into.data(), data_ + offset, into.size());
     return absl::OkStatus();
   }
   absl::Status Write(uint64_t offset, std::span<const char> from) override {
-    std::memcpy(data_ + offset, from.data(), from.size());
+    WriteDiskBytes(data_ + offset, from.data(), from.size());
     return absl::OkStatus();
   }
   absl::Status Zero(uint64_t offset, uint64_t length, bool may_trim) override;
@@ -49,11 +49,11 @@ absl::Status MallocStore::Zero(uint64_t offset, uint64_t length, bool) {
   const uint64_t first = (offset + kPageBytes - 1) & ~(kPageBytes - 1);
   const uint64_t last = end & ~(kPageBytes - 1);
   if (first >= last || madvise(data_ + first, last - first, MADV_DONTNEED) != 0) {
-    std::memset(data_ + offset, 0, length);
+    ZeroDiskBytes(data_ + offset, length);
     return absl::OkStatus();
   }
-  std::memset(data_ + offset, 0, first - offset);
-  std::memset(data_ + last, 0, end - last);
+  ZeroDiskBytes(data_ + offset, first - offset);
+  ZeroDiskBytes(data_ + last, end - last);
   return absl::OkStatus();
 }
 

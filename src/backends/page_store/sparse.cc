@@ -17,6 +17,7 @@
 
 #include "src/backends/page_store/arena.h"
 #include "src/backends/page_store/directory.h"
+#include "src/backends/page_store/disk_bytes.h"
 #include "src/backends/page_store/stores.h"
 #include "src/core/asymmetric_fence.h"
 
@@ -136,7 +137,7 @@ void SparseStore::ReadRegion(const Region& region, uint64_t start, std::span<cha
     const Region::Run run = region.RunAt(start >> kPageBits, last);
     const uint64_t bytes = std::min<uint64_t>(run.end * kPageBytes - start, into.size());
     if (run.allocated)
-      std::memcpy(into.data(), region.data + start, bytes);
+      ReadDiskBytes(into.data(), region.data + start, bytes);
     else
       std::memset(into.data(), 0, bytes);
     start += bytes;
@@ -156,7 +157,7 @@ absl::Status SparseStore::Write(uint64_t offset, std::span<const char> from) {
                 MADV_POPULATE_WRITE) != 0 &&
         errno == ENOMEM)
       return OutOfMemory(offset);
-    std::memcpy(region->data + start, from.data(), bytes);
+    WriteDiskBytes(region->data + start, from.data(), bytes);
     Allocate(*region, first, last);
     offset += bytes;
     from = from.subspan(bytes);
@@ -209,7 +210,7 @@ void SparseStore::ZeroBytes(Region& region, uint64_t start, uint64_t bytes) {
   while (start < end) {
     const Region::Run run = region.RunAt(start >> kPageBits, (end - 1) >> kPageBits);
     const uint64_t part = std::min(run.end * kPageBytes, end) - start;
-    if (run.allocated) std::memset(region.data + start, 0, part);
+    if (run.allocated) ZeroDiskBytes(region.data + start, part);
     start += part;
   }
 }
