@@ -5,11 +5,13 @@
 #include <unistd.h>
 
 #include <array>
+#include <cstring>
 #include <fstream>
 #include <optional>
 
 #include "src/core/scope.h"
 #include "src/core/tls_make.h"
+#include "src/core/tls_openssl.h"
 #include "test/proto/memory_stream.h"
 
 namespace blk {
@@ -184,6 +186,130 @@ TEST_CASE("TLS: small parts are gathered into full records") {
   }
   CHECK(records == 4);
   CHECK(wire.find("pppp") == std::string_view::npos);
+}
+
+// A client of another make, which asks for records of 512 bytes (RFC 6066, section 4).
+class SmallRecordClient {
+ public:
+  explicit SmallRecordClient(int version) : context_(SSL_CTX_new(TLS_client_method())) {
+    SSL_CTX_set_min_proto_version(context_.get(), version);
+    SSL_CTX_set_max_proto_version(context_.get(), version);
+    REQUIRE(SSL_CTX_set_ciphersuites(context_.get(), "TLS_AES_128_GCM_SHA256") == 1);
+    // The cipher that adds most.
+    REQUIRE(SSL_CTX_set_cipher_list(context_.get(), "PSK-AES256-CBC-SHA384:PSK@SECLEVEL=0") == 1);
+    SSL_CTX_set_psk_client_callback(context_.get(), Key);
+    REQUIRE(SSL_CTX_set_tlsext_max_fragment_length(context_.get(),
+                                                   TLSEXT_max_fragment_length_512) == 1);
+    ssl_.reset(SSL_new(context_.get()));
+    BIO* in = BIO_new(BIO_s_mem());
+    BIO* out = BIO_new(BIO_s_mem());
+    SSL_set_bio(ssl_.get(), in, out);
+    SSL_set_connect_state(ssl_.get());
+  }
+  bool ShakeHands() { return SSL_do_handshake(ssl_.get()) == 1; }
+  bool Write(const std::string& bytes) {
+    return SSL_write(ssl_.get(), bytes.data(), static_cast<int>(bytes.size())) > 0;
+  }
+  // Wire -> what it means.
+  std::string Read(std::string_view wire) {
+    BIO_write(SSL_get_rbio(ssl_.get()), wire.data(), static_cast<int>(wire.size()));
+    std::string all;
+    std::array<char, 4096> piece;
+    for (int got; (got = SSL_read(ssl_.get(), piece.data(), piece.size())) > 0;)
+      all.append(piece.data(), got);
+    return all;
+  }
+  // What it wants to send.
+  std::string Output() {
+    char* bytes = nullptr;
+    const long size = BIO_get_mem_data(SSL_get_wbio(ssl_.get()), &bytes);
+    std::string output(bytes, size);
+    (void)BIO_reset(SSL_get_wbio(ssl_.get()));
+    return output;
+  }
+
+ private:
+  static unsigned Key(SSL*, const char*, char* user, unsigned user_bytes_max, unsigned char* key,
+                      unsigned) {
+    std::string_view("alice").copy(user, user_bytes_max);
+    user[5] = '\0';
+    std::memcpy(key, "\x00\x11\x22\x33", 4);
+    return 4;
+  }
+  tls::Handle<SSL_CTX, SSL_CTX_free> context_;
+  tls::SslHandle ssl_;
+};
+
+size_t LargestRecord(std::string_view wire) {
+  size_t largest = 0;
+  while (!wire.empty()) {
+    REQUIRE(wire.size() >= 5);
+    const size_t bytes = 256 * static_cast<uint8_t>(wire[3]) + static_cast<uint8_t>(wire[4]);
+    largest = std::max(largest, bytes);
+    REQUIRE(wire.size() >= 5 + bytes);
+    wire.remove_prefix(5 + bytes);
+  }
+  return largest;
+}
+
+struct Exchange {
+  static Task<void> Upgrade(ContextPtr context, StreamPtr* stream, bool* done) {
+    CHECK((co_await TlsContext::Upgrade(context, stream)).message() == "");
+    *done = true;
+  }
+  static Task<void> Write(Stream* stream, const std::string* bytes) {
+    const iovec part{const_cast<char*>(bytes->data()), bytes->size()};
+    CHECK((co_await stream->WriteAll({&part, 1})).ok());
+  }
+  static Task<void> Read(Stream* stream, size_t total, std::string* into) {
+    std::string piece(total, '\0');
+    while (into->size() < total) {
+      const auto got = co_await stream->ReadSome(piece);
+      REQUIRE(got.ok());
+      if (*got == 0) co_return;
+      into->append(piece, 0, *got);
+    }
+  }
+};
+
+TEST_CASE("TLS: a client may ask for records of 512 bytes") {
+  Keys keys;
+  for (const int version : {TLS1_2_VERSION, TLS1_3_VERSION}) {
+    CAPTURE(version);
+    RunQueue queue;
+    MemoryConnection connection(queue);
+    StreamPtr server = std::make_unique<MemoryStream>(connection.to_server, connection.to_client);
+    SmallRecordClient client(version);
+    TaskScope scope;
+    bool ready = false;
+    scope.Spawn(Exchange::Upgrade(keys.Server(), &server, &ready));
+    std::string received;
+    for (int i = 0; i < 10 && !(client.ShakeHands() && ready); ++i) {
+      connection.to_server.Write(client.Output());
+      queue.Run();
+      received += client.Read(connection.to_client.Take());
+    }
+    REQUIRE(ready);
+    // One full buffer of small records, and more than fits one.
+    const std::string large(300'001, 'x');
+    scope.Spawn(Exchange::Write(server.get(), &large));
+    queue.Run();
+    const std::string wire = connection.to_client.Take();
+    CHECK(LargestRecord(wire) > 512);
+    CHECK(LargestRecord(wire) <= 512 + 128);
+    received += client.Read(wire);
+    CHECK(received == large);
+    std::string got;
+    scope.Spawn(Exchange::Read(server.get(), large.size(), &got));
+    CHECK(client.Write(large));
+    const std::string sent = client.Output();
+    CHECK(LargestRecord(sent) <= 512 + 128);
+    connection.to_server.Write(sent);
+    queue.Run();
+    CHECK(got == large);
+    server->Cancel();
+    queue.Run();
+  }
 }
 
 TEST_CASE("TLS: wrong keys and unknown users fail at both ends") {
