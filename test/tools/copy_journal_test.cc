@@ -1,9 +1,15 @@
 #include "src/tools/copy_journal.h"
 
 #include <doctest/doctest.h>
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include <atomic>
 #include <random>
+#include <thread>
+#include <vector>
 
 #include "src/core/loop.h"
 #include "test/support/array_device.h"
@@ -173,6 +179,43 @@ TEST_CASE("another copy's journal is refused, somebody's file is left alone") {
   const std::string precious = folder.Write("precious", "a letter");
   CHECK(ErrnoOf(CopyJournal::Open(precious, kIdentity, kDisk).status()) == EINVAL);
   CHECK(ReadWholeFile(precious) == "a letter");
+}
+
+// Copies that start, and end, at once: each opens the journal, holds it for a moment, and removes
+// it as a finished copy does, so that a name may stand for another file from one moment to the
+// next.
+TEST_CASE("of copies that start at once with one journal, one at a time has it") {
+  TemporaryDirectory folder;
+  const std::string path = folder / "j";
+  std::atomic<int> holders{0}, most{0}, had{0}, refused{0}, wrong{0};
+  const auto copy = [&] {
+    for (int i = 0; i < 60; ++i) {
+      auto journal = CopyJournal::Open(path, kIdentity, kDisk);
+      if (!journal.ok()) {
+        ++(ErrnoOf(journal.status()) == EBUSY ? refused : wrong);
+        continue;
+      }
+      const int now = ++holders;
+      for (int seen = most; seen < now && !most.compare_exchange_weak(seen, now);) {
+      }
+      ++had;
+      std::this_thread::yield();
+      // The file that has the name is the one that is locked: another would be locked by nobody.
+      const int fd = open(path.c_str(), O_RDWR | O_CLOEXEC);
+      if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) == 0) ++wrong;
+      close(fd);
+      --holders;
+      if (i % 3 == 0 && !RunApart((*journal)->Remove()).ok()) ++wrong;
+    }
+  };
+  {
+    std::vector<std::jthread> copies;
+    for (int i = 0; i < 4; ++i) copies.emplace_back(copy);
+  }
+  CHECK(most == 1);
+  CHECK(wrong == 0);
+  CHECK(had + refused == 4 * 60);
+  CHECK(had > 0);
 }
 
 TEST_CASE("two copies cannot use one journal at a time") {
