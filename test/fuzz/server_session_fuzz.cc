@@ -56,7 +56,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   facts.read_only = data[0] & 0x10;
   test::ArrayDevice device(facts);
   device.suspend = data[0] & 0x20;
-  MemoryBudget budget(1 << 20);
+  // As in a server: whoever holds nothing gets what one request needs, also beyond the bound.
+  MemoryBudget process(1 << 20), budget(1 << 20, &process);
   ServerSessionOptions options;
   options.style = style;
   options.transmission_flags = TransmissionFlagsFor(facts, style);
