@@ -10,12 +10,9 @@
 namespace blk {
 namespace {
 
-// More connections than processors cost the server threads, and made copies slower.
-constexpr int kConnectionsMax = 4;
-
 struct CopyConfig : CommonOptions {
   bool allocated = false;
-  int connections = 0;
+  int connections = 4;
   bool destination_is_zero = false;
   bool flush = true;
   bool extents = true;
@@ -38,10 +35,9 @@ const ParamTable<CopyConfig>& CopyRows() {
     rows->Param("allocated", &C::allocated,
                 {.help = "write zeroes as allocated zeroes, make no holes"})
         .Param("connections", &C::connections,
-               {.help = "connections to an NBD server that allows several; 0: one for each "
-                        "processor, at most 4",
+               {.help = "connections to an NBD server that allows several",
                 .letter = 'C',
-                .min = "0",
+                .min = "1",
                 .max = "128"})
         .Param(
             "destination-is-zero", &C::destination_is_zero,
@@ -124,7 +120,6 @@ int CopyMain(std::span<const std::string> arguments) {
   if (disks->size() != 2)
     return fail(absl::InvalidArgumentError(absl::StrCat(
         "a copy has a source and a target; ", disks->size(), " given. Try `blk copy -h`")));
-  if (config.connections == 0) config.connections = std::min(kConnectionsMax, LoopCount(0));
   auto display = ChooseDisplay(config);
   if (!display.ok()) return fail(display.status());
   auto source = Endpoint::Parse((*disks)[0]);

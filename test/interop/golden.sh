@@ -57,7 +57,7 @@ errors blk copy nosuch:1M null:
 errors blk copy nbd://127.0.0.1:1 null:
 errors blk copy nbd+unix:///?socket=missing.socket null:
 errors blk copy --request-size=1 memory:1M null:
-errors blk copy --connections=129 memory:1M null:
+errors blk copy --connections=0 memory:1M null:
 errors blk copy -- [ memory:1M null:
 errors blk map
 errors blk map --offset=2M memory:1M
