@@ -142,7 +142,6 @@ FileIo::FileIo(int fd, std::string name) : fd_(fd), name_(std::move(name)) {
   } else if (system == TMPFS_MAGIC || system == RAMFS_MAGIC) {
     reads_ = Reads::kMemory;  // knows no RWF_NOWAIT, and needs none
   } else if (system == EXT4_SUPER_MAGIC) {
-    write_step_matters_ = true;
     write_step_bytes_ = kExt4StepBytes;
   }
   writes_in_turn_ = alignment_bytes_ == 1 && system != 0;

@@ -50,7 +50,7 @@ class FileIo {
   // dearer after large ones (ext4). Small pieces suit blocks that are written again and again,
   // whole ones (SIZE_MAX) what is written once. Before anything is written.
   void SetWriteStep(size_t bytes) {
-    if (write_step_matters_) write_step_bytes_ = bytes;
+    if (write_step_bytes_ != SIZE_MAX) write_step_bytes_ = bytes;
   }
   // All of `from`, or an error (ENOSPC ...; EIO where a device has vanished) after any part of it.
   Task<absl::Status> WriteAt(uint64_t offset, std::span<const char> from);
@@ -122,8 +122,7 @@ class FileIo {
   std::once_flag map_once_;
   std::unique_ptr<Mapping> mapping_;  // null: residency cannot be known
   bool writes_in_turn_ = false;
-  bool write_step_matters_ = false;
-  size_t write_step_bytes_ = SIZE_MAX;  // of one system call
+  size_t write_step_bytes_ = SIZE_MAX;  // of one system call; SIZE_MAX: it does not matter
   bool writes_to_file_ = false;         // a regular file, open for writing
   std::mutex turn_mutex_;
   bool writing_ = false;               // guarded by turn_mutex_, as is the next

@@ -146,10 +146,8 @@ class DescriptorStream final : public Stream {
 
   bool sends_files() const override { return socket_ && peer_.address.ss_family != AF_VSOCK; }
   Task<absl::Status> WriteWithFile(std::span<const iovec> parts, FileRange range) override {
-    size_t total = 0;
-    for (const iovec& part : parts) total += part.iov_len;
     more_follows_ = true;  // or TCP would send a short segment
-    absl::Status written = co_await WriteRest({parts.begin(), parts.end()}, 0, total);
+    absl::Status written = co_await WriteAll(parts);
     more_follows_ = false;
     if (!written.ok()) co_return written;
     co_return co_await SendFile(range);
@@ -259,9 +257,7 @@ class DescriptorStream final : public Stream {
         range.offset += sent;
         range.length -= sent;
       } else if (sent == 0) {
-        co_return ErrnoErrorAsIs(
-            EIO, absl::StrCat(range.file->name(), " ends at or before ", range.offset,
-                              ": it was made shorter while in use"));
+        co_return co_await SendFileByCopying(range);  // fails: the file was made shorter
       } else if (WouldBlock(errno)) {
         BLK_CO_RETURN_IF_ERROR(co_await read_watch_->Writable());
         // That may have taken long, and this loop has other clients.

@@ -1,7 +1,5 @@
 #include "src/backends/data/describe.h"
 
-#include <algorithm>
-#include <iterator>
 #include <utility>
 
 #include "absl/strings/ascii.h"
