@@ -1,5 +1,6 @@
 #include "src/core/epoll_loop.h"
 
+#include <sched.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
 #include <sys/timerfd.h>
@@ -11,6 +12,11 @@ namespace blk {
 namespace {
 
 constexpr int kEventsPerWait = 128;
+// LookForEvents(): how long; when others must have wanted the processor; up to 2^8 - 1 waits are
+// not looked at after looks in vain.
+constexpr int64_t kLookNs = 100'000;
+constexpr int64_t kOthersRanNs = 20'000;
+constexpr int kLooksInVainMax = 8;
 // Events that belong to no watch carry these instead of a slot and its generation.
 constexpr uint64_t kWakeEvent = ~uint64_t{0};
 constexpr uint64_t kTimerEvent = ~uint64_t{0} - 1;
@@ -216,17 +222,45 @@ void EpollLoop::RunQueued() {
 }
 
 void EpollLoop::WaitForEvents(bool may_sleep) {
+  const bool expected_soon = std::exchange(expected_soon_, false);
   if (may_sleep) {
+    if (expected_soon && LookForEvents()) return;
     ArmTimer();
     asleep_ = true;
     // A post that came before saw a loop awake.
     std::lock_guard lock(mutex_);
     if (!remote_.empty() || stopping_) may_sleep = false;
   }
+  TakeEvents(may_sleep);
+}
+
+// Events for a while without sleep, since waking up costs more than most requests. Whoever else
+// wants the processor gets it. After looking in vain it sleeps at once the next times.
+bool EpollLoop::LookForEvents() {
+  if (looks_to_skip_ > 0) return --looks_to_skip_, false;
+  const int64_t begin_ns = NowNs();
+  const int64_t end_ns = std::min(begin_ns + kLookNs, NextTimerNs());
+  for (int64_t now_ns = begin_ns; now_ns < end_ns;) {
+    if (TakeEvents(/*may_sleep=*/false) > 0) return looks_in_vain_ = 0, true;
+    {
+      std::lock_guard lock(mutex_);
+      if (!remote_.empty() || stopping_) return true;
+    }
+    sched_yield();
+    const int64_t before_ns = std::exchange(now_ns, NowNs());
+    if (now_ns - before_ns > kOthersRanNs) break;
+  }
+  looks_to_skip_ = (1 << looks_in_vain_) - 1;
+  looks_in_vain_ = std::min(looks_in_vain_ + 1, kLooksInVainMax);
+  return false;
+}
+
+int EpollLoop::TakeEvents(bool may_sleep) {
   epoll_event events[kEventsPerWait];
-  int count = epoll_wait(epoll_.get(), events, kEventsPerWait, may_sleep ? -1 : 0);
+  const int count = epoll_wait(epoll_.get(), events, kEventsPerWait, may_sleep ? -1 : 0);
   asleep_ = false;
   for (int i = 0; i < count; ++i) Dispatch(events[i]);
+  return count;
 }
 
 void EpollLoop::Dispatch(const epoll_event& event) {

@@ -1,7 +1,7 @@
 #pragma once
 // The loop of a real process: epoll, edge-triggered, with every descriptor registered once. A
 // request that finds the loop asleep costs epoll_wait, read and send, and no other system call
-// (ARCHITECTURE.md, "The loop", has the figures). Owned by LoopPool.
+// (ARCHITECTURE.md, "Loops and waiting", has the figures). Owned by LoopPool.
 #include <sys/epoll.h>
 
 #include <atomic>
@@ -49,6 +49,7 @@ class EpollLoop final : public Loop {
   uint64_t Random() override;
   Task<void> Offload(absl::AnyInvocable<void()> work) override;
   std::unique_ptr<Watch> WatchDescriptor(int fd) override;
+  void ExpectSoon() override { expected_soon_ = true; }
 
  private:
   friend class EpollWatch;
@@ -70,6 +71,8 @@ class EpollLoop final : public Loop {
   void RunQueued();
   void ArmTimer();
   void WaitForEvents(bool may_sleep);
+  bool LookForEvents();
+  int TakeEvents(bool may_sleep);
   void Dispatch(const epoll_event& event);
   void Wake();
 
@@ -80,6 +83,8 @@ class EpollLoop final : public Loop {
   std::vector<Slot> slots_;  // guarded by slots_mutex_, as are the free ones
   std::vector<uint32_t> free_slots_;
   int64_t armed_ns_ = INT64_MAX;
+  bool expected_soon_ = false;  // somebody said so since the last wait
+  int looks_to_skip_ = 0, looks_in_vain_ = 0;
   std::vector<std::coroutine_handle<>> local_, batch_;
   std::atomic<bool> stopping_{false};
   std::atomic<bool> asleep_{false};  // or about to: whoever posts must wake it

@@ -60,6 +60,10 @@ class Loop {
 
   virtual std::unique_ptr<Watch> WatchDescriptor(int fd) = 0;
 
+  // For who knows that his next event is microseconds away: before its next sleep the loop looks
+  // for events for a while, unless that was in vain lately.
+  virtual void ExpectSoon() {}
+
   // How many loops share the work of this process, this one included.
   size_t pool_size() const { return pool_size_; }
 

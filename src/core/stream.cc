@@ -2,10 +2,12 @@
 
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <linux/vm_sockets.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sys/ioctl.h>
 #include <sys/sendfile.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -24,6 +26,7 @@ namespace {
 
 constexpr size_t kCopiedBytes = 256 << 10;
 constexpr size_t kPartsPerCallMax = 1024;  // IOV_MAX
+constexpr int kTurnsPerProbe = 16, kTurnsBeforeLooking = 2 * kTurnsPerProbe;
 
 bool WouldBlock(int error) { return error == EAGAIN || error == EWOULDBLOCK; }
 
@@ -119,6 +122,7 @@ class DescriptorStream final : public Stream {
                                         : read(read_fd_, into.data(), into.size());
         if (got >= 0) {
           drained_ = got > 0 && static_cast<size_t>(got) < into.size() && ShortMeansDrained();
+          CountTurn();
           co_return static_cast<size_t>(got);
         }
         if (errno == EINTR) continue;
@@ -185,6 +189,11 @@ class DescriptorStream final : public Stream {
   }
   int TakeDescriptor() override { return std::exchange(received_fd_, -1); }
 
+  void LoneRequestAnswered() override {
+    answered_ = peer_.address.ss_family == AF_UNIX;
+    if (answered_ && turns_ >= kTurnsBeforeLooking) Loop::Current()->ExpectSoon();
+  }
+
   void ShutdownWrite() override {
     if (socket_) {
       shutdown(write_fd_, SHUT_WR);
@@ -230,6 +239,17 @@ class DescriptorStream final : public Stream {
       }
     }
     return got;
+  }
+
+  // One request, one answer, and all answers read when the next request comes. (Who has more in
+  // flight than he reads at once leaves some unread.)
+  void CountTurn() {
+    if (!std::exchange(answered_, false)) {
+      turns_ = 0;
+    } else if (++turns_ % kTurnsPerProbe == 0) {
+      int unread_bytes = 0;
+      if (ioctl(write_fd_, SIOCOUTQ, &unread_bytes) < 0 || unread_bytes > 0) turns_ = 0;
+    }
   }
 
   // A stream socket that gave less than it was asked for had no more: another read now would only
@@ -313,6 +333,8 @@ class DescriptorStream final : public Stream {
   bool cancelled_ = false, read_shut_ = false, keep_descriptors_ = false;
   bool drained_ = false;       // the last read left nothing behind
   bool more_follows_ = false;  // what is written now
+  bool answered_ = false;      // LoneRequestAnswered() since the last read
+  int turns_ = 0;              // reads before each of which it was, in a row
   int received_fd_ = -1;
   Peer peer_;
   std::unique_ptr<Watch> read_watch_, write_watch_;

@@ -57,6 +57,10 @@ class Stream {
   // The caller's from now on; -1 if none has come.
   virtual int TakeDescriptor() { return -1; }
 
+  // The peer's only request in flight has its answer. A process of this machine that sends the next
+  // one as soon as it has read that, again and again, is looked out for (Loop::ExpectSoon).
+  virtual void LoneRequestAnswered() {}
+
   // The other end sees the end of the stream; reading goes on.
   virtual void ShutdownWrite() = 0;
 

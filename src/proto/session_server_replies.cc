@@ -265,6 +265,7 @@ Task<void> ServerSession::FlushLoop() {
         stream_->ShutdownRead();
       }
     }
+    if (in_flight_ == 1) stream_->LoneRequestAnswered();
     ReleaseOutput(sending_);
   }
   flushing_ = false;

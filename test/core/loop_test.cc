@@ -318,6 +318,20 @@ Task<bool> WatchesEndElsewhere(LoopPool* pool) {
   co_return true;
 }
 
+Task<bool> LookAndGoOn(LoopPool* pool) {
+  for (int i = 0; i < 3000; ++i) {
+    Loop::Current()->ExpectSoon();
+    co_await ResumeOn{pool->loop(i % 2)};
+    if (i % 100 != 0) continue;
+    const int64_t before_ns = Loop::Current()->NowNs();
+    Loop::Current()->ExpectSoon();
+    (void)co_await Loop::Current()->Sleep(20'000);
+    if (Loop::Current()->NowNs() - before_ns < 20'000) co_return false;
+  }
+  Loop::Current()->ExpectSoon();
+  co_return true;
+}
+
 Task<absl::Status> WaitForFile() {
   FILE* file = tmpfile();
   auto watch = Loop::Current()->WatchDescriptor(fileno(file));
@@ -375,6 +389,12 @@ TEST_CASE("a loop that is stopped does first what it was told before") {
 TEST_CASE("a watch may end on another loop while its events come") {
   LoopPool pool(2);
   CHECK(pool.RunMain(WatchesEndElsewhere(&pool)));
+}
+TEST_CASE("a loop that looks for events hears posts, timers and its end") {
+  for (int i = 0; i < 20; ++i) {
+    LoopPool pool(2);
+    CHECK(pool.RunMain(LookAndGoOn(&pool)));
+  }
 }
 TEST_CASE("waiting for a regular file ends at once") {
   LoopPool pool(1);

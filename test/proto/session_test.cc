@@ -17,13 +17,35 @@ namespace {
 
 constexpr uint64_t kSize = 300'000;
 
+// Counts how often the server had answered its only request.
+class CountingStream final : public Stream {
+ public:
+  explicit CountingStream(StreamPtr stream) : stream_(std::move(stream)) {}
+  Task<absl::StatusOr<size_t>> ReadSome(std::span<char> into) override {
+    return stream_->ReadSome(into);
+  }
+  Task<absl::Status> WriteAll(std::span<const iovec> parts) override {
+    return stream_->WriteAll(parts);
+  }
+  void LoneRequestAnswered() override { ++lone_requests; }
+  void ShutdownWrite() override { stream_->ShutdownWrite(); }
+  void ShutdownRead() override { stream_->ShutdownRead(); }
+  void Cancel() override { stream_->Cancel(); }
+  const Peer& peer() const override { return stream_->peer(); }
+
+  int lone_requests = 0;
+
+ private:
+  const StreamPtr stream_;
+};
+
 // A server session and a client session at the two ends of a socket pair, on one loop.
 struct Pair {
   test::ArrayDevice device;
   MemoryBudget budget{64 << 20};
   std::shared_ptr<Arena> arena;
   std::unique_ptr<BufferedReader> reader;
-  StreamPtr server_stream;
+  std::unique_ptr<CountingStream> server_stream;
   std::unique_ptr<ServerSession> server;
   std::unique_ptr<ClientSession> client;
   TaskScope scope;
@@ -35,7 +57,7 @@ struct Pair {
       : device(facts) {
     int fds[2];
     BLK_CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
-    server_stream = MakeSocketStream(fds[0]);
+    server_stream = std::make_unique<CountingStream>(MakeSocketStream(fds[0]));
     reader = std::make_unique<BufferedReader>(server_stream.get());
     uint16_t flags = TransmissionFlagsFor(device.facts(), style);
     std::vector<MetaContext> contexts;
@@ -163,6 +185,22 @@ Task<void> Refusals(ReplyStyle style) {
     CHECK(status.message().find("the disk is full") != std::string::npos);
   co_await pair.End();
   CHECK(pair.server_end.ok());
+}
+
+Task<void> TenReads(Pair* pair) {
+  std::string into(4096, 'x');
+  for (int i = 0; i < 10; ++i) CHECK((co_await pair->client->Read(0, into)).ok());
+}
+// Of clients that read ten times each, how many requests the server answered alone.
+Task<int> LoneRequests(int clients, bool suspend) {
+  Pair pair(ReplyStyle::kStructured);
+  pair.device.suspend = suspend;
+  TaskScope scope;
+  for (int i = 0; i < clients; ++i) scope.Spawn(TenReads(&pair));
+  co_await scope.Join();
+  const int lone = pair.server_stream->lone_requests;
+  co_await pair.End();
+  co_return lone;
 }
 
 Task<void> RunServer(ServerSession* server) { CHECK((co_await server->Run()).ok()); }
@@ -310,6 +348,12 @@ TEST_CASE("what is not allowed gets the error of the protocol document") {
 TEST_CASE("a server that dies gives an error, not a hang") { RunIt(Done(ServerDies())); }
 TEST_CASE("an extended write needs no PAYLOAD_LEN flag, as qemu 10 sends none") {
   RunIt(Done(WriteWithoutPayloadFlag()));
+}
+TEST_CASE("the stream is told of requests that are answered alone") {
+  for (bool suspend : {false, true}) {
+    CHECK(RunIt(LoneRequests(1, suspend)) == 10);
+    CHECK(RunIt(LoneRequests(2, suspend)) == 0);
+  }
 }
 TEST_CASE("garbage instead of a request ends the connection") {
   for (ReplyStyle style : kStyles) RunIt(Done(Garbage(style)));
