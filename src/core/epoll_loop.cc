@@ -221,15 +221,18 @@ void EpollLoop::RunQueued() {
   batch_.clear();
 }
 
+bool EpollLoop::WasTold() {
+  std::lock_guard lock(mutex_);
+  return !remote_.empty() || stopping_;
+}
+
 void EpollLoop::WaitForEvents(bool may_sleep) {
   const bool expected_soon = std::exchange(expected_soon_, false);
   if (may_sleep) {
     if (expected_soon && LookForEvents()) return;
     ArmTimer();
     asleep_ = true;
-    // A post that came before saw a loop awake.
-    std::lock_guard lock(mutex_);
-    if (!remote_.empty() || stopping_) may_sleep = false;
+    if (WasTold()) may_sleep = false;  // by a post that saw a loop awake
   }
   TakeEvents(may_sleep);
 }
@@ -242,10 +245,7 @@ bool EpollLoop::LookForEvents() {
   const int64_t end_ns = std::min(begin_ns + kLookNs, NextTimerNs());
   for (int64_t now_ns = begin_ns; now_ns < end_ns;) {
     if (TakeEvents(/*may_sleep=*/false) > 0) return looks_in_vain_ = 0, true;
-    {
-      std::lock_guard lock(mutex_);
-      if (!remote_.empty() || stopping_) return true;
-    }
+    if (WasTold()) return true;
     sched_yield();
     const int64_t before_ns = std::exchange(now_ns, NowNs());
     if (now_ns - before_ns > kOthersRanNs) break;

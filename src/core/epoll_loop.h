@@ -70,6 +70,7 @@ class EpollLoop final : public Loop {
   void Unregister(int fd, uint32_t slot);
   void RunQueued();
   void ArmTimer();
+  bool WasTold();  // by another thread: something to resume, or to end
   void WaitForEvents(bool may_sleep);
   bool LookForEvents();
   int TakeEvents(bool may_sleep);

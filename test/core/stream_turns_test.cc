@@ -6,26 +6,17 @@
 
 #include <functional>
 
-#include "src/core/loop.h"
 #include "src/core/stream.h"
+#include "test/support/queue_loop.h"
 
 using namespace blk;
 
 namespace {
 
 // A loop whose waits end at once: the client does its part in them.
-class TurnLoop final : public Loop {
+class TurnLoop final : public test::QueueLoop {
  public:
-  explicit TurnLoop(std::function<void()> client) : client_(std::move(client)) { SetCurrent(this); }
-  ~TurnLoop() override { SetCurrent(nullptr); }
-
-  void Post(std::coroutine_handle<> handle) override { handle.resume(); }
-  int64_t NowNs() override { return 1; }
-  uint64_t Random() override { return 4; }
-  Task<void> Offload(absl::AnyInvocable<void()> work) override {
-    work();
-    return {};
-  }
+  explicit TurnLoop(std::function<void()> client) : client_(std::move(client)) {}
   std::unique_ptr<Watch> WatchDescriptor(int) override { return std::make_unique<Turn>(this); }
   void ExpectSoon() override { ++expected_; }
 
@@ -97,6 +88,7 @@ int Expected(Case c) {
     });
     StreamPtr stream = MakeSocketStream(ends[0]);
     loop.Spawn(Answer(stream.get(), c.lone_every));
+    loop.Run();
     expected = loop.expected();
   }
   close(ends[1]);

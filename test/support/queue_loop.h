@@ -8,7 +8,7 @@
 
 namespace blk::test {
 
-class QueueLoop final : public Loop {
+class QueueLoop : public Loop {
  public:
   QueueLoop() { SetCurrent(this); }
   ~QueueLoop() override { SetCurrent(nullptr); }
